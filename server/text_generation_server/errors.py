@@ -1,0 +1,24 @@
+"""Errors that reach a user. Each message names the flag or field, the value given, and one that would work."""
+
+
+class InvalidRequestError(ValueError):
+    """A request that cannot be served as it was asked; only this request fails."""
+
+
+class InvalidSettingError(ValueError):
+    """A flag or environment variable, or a combination of them, that cannot be honoured."""
+
+
+class UnsupportedModelError(ValueError):
+    """A checkpoint that this server cannot run, or that does not fit the settings."""
+
+
+class UnknownBatchError(KeyError):
+    """A batch id that the server does not hold."""
+
+    def __init__(self, batch_id: int) -> None:
+        super().__init__(batch_id)
+        self.batch_id = batch_id
+
+    def __str__(self) -> str:
+        return f"Batch ID {self.batch_id} not found in cache."

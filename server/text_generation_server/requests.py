@@ -1,0 +1,113 @@
+"""What comes in and goes out of the generator: requests, generations and batches, free of protobuf."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from text_generation_server.sampling.parameters import SamplingParameters
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One request as the router sends it.
+
+    Attributes:
+        id: the router's id, unique among the requests that it has not forgotten.
+        prompt: text; special tokens are added to it if `add_special_tokens`.
+        truncate: keep at most this many tokens of the prompt, the last ones; special tokens count, and
+            a leading BOS is kept. 0 means no truncation.
+        max_new_tokens: upper bound on generated tokens, at least 1.
+        stop_sequences: generation ends when the output contains one of them; none may be empty.
+        ignore_eos_token: generate on after an end-of-sequence token (benchmarks).
+    """
+
+    id: int
+    prompt: str
+    max_new_tokens: int
+    truncate: int = 0
+    add_special_tokens: bool = True
+    sampling: SamplingParameters = field(default_factory=SamplingParameters)
+    stop_sequences: tuple[str, ...] = ()
+    ignore_eos_token: bool = False
+
+
+class FinishReason(Enum):
+    """Why a generation ended."""
+
+    LENGTH = "length"
+    EOS_TOKEN = "eos_token"
+    STOP_SEQUENCE = "stop_sequence"
+
+
+@dataclass(frozen=True)
+class GeneratedToken:
+    """One token of the output.
+
+    Attributes:
+        text: what this token adds to the text that was streamed before; "" while a character is incomplete.
+        is_special: the token is not part of the final text (EOS and the like).
+    """
+
+    id: int
+    logprob: float
+    text: str
+    is_special: bool
+
+
+@dataclass(frozen=True)
+class GeneratedText:
+    """The end of a generation.
+
+    Attributes:
+        text: the new text only, without special tokens; a matched stop sequence is its end.
+        generated_tokens: at least 1, EOS included.
+        seed: the request's seed if it sampled, else None.
+    """
+
+    text: str
+    generated_tokens: int
+    finish_reason: FinishReason
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One token of one request; `finished` is set with the last one."""
+
+    request_id: int
+    token: GeneratedToken
+    finished: GeneratedText | None = None
+
+
+@dataclass(frozen=True)
+class CachedBatch:
+    """The unfinished requests that the generator holds under one batch id.
+
+    Attributes:
+        max_tokens: slots in use times max_length; what the router subtracts from its token budget.
+    """
+
+    id: int
+    request_ids: list[int]
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class StepTimings:
+    """Nanoseconds spent in one prefill or decode.
+
+    Attributes:
+        forward_ns: waiting for the device. decode_ns: text and stopping on the host. total_ns: all of it.
+    """
+
+    forward_ns: int
+    decode_ns: int
+    total_ns: int
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What prefill and decode return; `batch` is None when no request of it is unfinished."""
+
+    generations: list[Generation]
+    batch: CachedBatch | None
+    timings: StepTimings

@@ -1,0 +1,1 @@
+"""How the next token is chosen: request parameters, and the maths as pure torch functions."""

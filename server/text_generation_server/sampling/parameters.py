@@ -1,0 +1,71 @@
+"""What a request asks of the choice of its next token."""
+
+import math
+from dataclasses import dataclass
+
+from text_generation_server.errors import InvalidRequestError
+
+UINT64_MAX = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class SamplingParameters:
+    """How one request chooses its tokens, with TGI's meaning and neutral values.
+
+    Attributes:
+        temperature: divides the logits; 1 is neutral, must be above 0.
+        top_k: keeps the k best tokens (and ties with the k-th); 0 is off.
+        top_p: keeps the smallest set of best tokens whose mass reaches top_p; 1 is off.
+        typical_p: keeps the most typical tokens up to this mass (Meister et al., 2022); 1 is off.
+        do_sample: draw from the distribution; otherwise see `samples`.
+        seed: unsigned 64-bit; with equal prompt and parameters, equal seeds give equal tokens.
+        repetition_penalty: divides positive and multiplies negative logits of tokens that occur in
+            prompt or output (Keskar et al., 2019); 1 is neutral.
+        frequency_penalty: subtracted once for each occurrence in prompt or output; 0 is neutral.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    typical_p: float = 1.0
+    do_sample: bool = False
+    seed: int = 0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises InvalidRequestError for a value out of range; NaN is out of every range."""
+        require(self.temperature > 0 and math.isfinite(self.temperature), "temperature", self.temperature, "> 0")
+        require(0 <= self.top_k < 2**31, "top_k", self.top_k, "0 (off) or a positive integer")
+        require(0 < self.top_p <= 1, "top_p", self.top_p, "> 0 and <= 1")
+        require(0 < self.typical_p <= 1, "typical_p", self.typical_p, "> 0 and <= 1")
+        require(0 <= self.seed <= UINT64_MAX, "seed", self.seed, "an unsigned 64-bit integer")
+        require(
+            self.repetition_penalty > 0 and math.isfinite(self.repetition_penalty),
+            "repetition_penalty",
+            self.repetition_penalty,
+            "> 0",
+        )
+        require(math.isfinite(self.frequency_penalty), "frequency_penalty", self.frequency_penalty, "a finite number")
+
+    @property
+    def samples(self) -> bool:
+        """TGI's rule: any distribution parameter that is set implies sampling, whatever do_sample says."""
+        return (
+            self.do_sample
+            or self.temperature != 1.0
+            or self.top_k != 0
+            or self.top_p < 1.0
+            or self.typical_p < 1.0
+        )
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        """True if the raw arg max is the answer, so that the cheapest program serves this request."""
+        return not self.samples and self.repetition_penalty == 1.0 and self.frequency_penalty == 0.0
+
+
+def require(holds: bool, field: str, value: object, allowed: str) -> None:
+    """Raises InvalidRequestError that names the field, the value given and what is allowed."""
+    if not holds:
+        raise InvalidRequestError(f"`{field}` must be {allowed}. Given: {value}")
