@@ -1,0 +1,34 @@
+# `make help` lists the targets. Everything runs in .venv; nothing outside this directory is changed.
+
+PYTHON := $(firstword $(foreach name,python3.11 python3.12 python3,$(shell $(name) -c \
+	'import sys; sys.version_info[:2] in ((3, 11), (3, 12)) and print(sys.executable)' 2>/dev/null)))
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install lint test
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make .venv and install the project in it; quick the second time
+
+$(INSTALLED): pyproject.toml hatch_build.py $(wildcard proto/*.proto)
+	@test -x $(BIN)/python || test -n "$(PYTHON)" \
+		|| { echo "Python 3.11 or 3.12 is needed, and neither is in PATH." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+lint: $(INSTALLED) ## format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint ## install, lint, and run the tests
+	$(BIN)/python -m pytest
+
+# --- serving: serve, tpu-tgi ---
+
+# --- measuring: bench, tpu-check ---
