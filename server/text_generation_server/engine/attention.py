@@ -1,0 +1,91 @@
+"""Attention over a static cache, registered with transformers under one name.
+
+transformers' models call a registered mask function once per forward and a registered attention function
+once per layer; so an unmodified model runs on our cache layout, with masks that know each row's position.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+IMPLEMENTATION = "static_slots"
+
+# Arguments that models pass to every attention function and that change nothing here: the window is
+# already in the mask, dropout is for training, and positions were applied before.
+WITHOUT_EFFECT = {"dropout", "sliding_window", "position_ids", "use_cache", "is_causal", "cache_position"}
+
+
+def register() -> None:
+    """Makes `attn_implementation="static_slots"` known to transformers; may be called again."""
+    AttentionMaskInterface.register(IMPLEMENTATION, build_mask)
+    AttentionInterface.register(IMPLEMENTATION, attend)
+
+
+def build_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    mask_function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    q_offset: int | Tensor = 0,
+    kv_offset: int = 0,
+    device: torch.device | str = "cpu",
+    **_: object,
+) -> Tensor:
+    """Evaluates the model's own mask rule (causal, sliding window, ...) at each row's own position.
+
+    Args:
+        q_offset: [batch_size] int32, the position of the first query of each row, or one position for all.
+        mask_function: elementwise rule of (batch, head, query position, key position), built by the model.
+
+    Returns:
+        [batch_size or 1, 1, q_length, kv_length] bool, True where a query may look.
+    """
+    offset = q_offset.reshape(-1, 1, 1, 1) if isinstance(q_offset, Tensor) else q_offset
+    queries = torch.arange(q_length, dtype=torch.int32, device=device).view(1, 1, -1, 1) + offset
+    keys = torch.arange(kv_length, dtype=torch.int32, device=device).view(1, 1, 1, -1) + kv_offset
+    zero = torch.zeros((), dtype=torch.int32, device=device)
+    return mask_function(zero, zero, queries, keys)
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **others: object,
+) -> tuple[Tensor, None]:
+    """Grouped-query attention with keys and values as they lie in the cache.
+
+    Args:
+        query: [rows, heads, queries, head_dim].
+        key, value: [rows, length, key_value_heads, head_dim], as `SlotLayer.update` returns them.
+        attention_mask: [rows or 1, 1, queries, length] bool.
+        scaling: of the scores; default 1 / sqrt(head_dim).
+        softcap: bound of the scores by tanh (Gemma 2).
+
+    Returns:
+        [rows, queries, heads, head_dim], and None for the weights that nobody asks for.
+
+    Raises:
+        NotImplementedError: the model passes an argument that would change the result.
+    """
+    for name, argument in others.items():
+        if argument is not None and argument is not False and name not in WITHOUT_EFFECT:
+            raise NotImplementedError(f"attention argument {name!r} of {type(module).__name__} is not supported")
+    rows, heads, queries, head_dim = query.shape
+    key_value_heads = key.shape[2]
+    # Query heads that share a key head form a group, so keys are never repeated in memory.
+    grouped = query.reshape(rows, key_value_heads, heads // key_value_heads, queries, head_dim)
+    scale = head_dim**-0.5 if scaling is None else scaling
+    scores = torch.einsum("bhgqd,bshd->bhgqs", grouped * scale, key).to(torch.float32)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = torch.where(attention_mask.unsqueeze(2), scores, torch.finfo(torch.float32).min)
+    weights = torch.softmax(scores, dim=-1).to(query.dtype)
+    mixed = torch.einsum("bhgqs,bshd->bqhgd", weights, value)
+    return mixed.reshape(rows, queries, heads, value.shape[3]), None

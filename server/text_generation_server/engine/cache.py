@@ -1,0 +1,141 @@
+"""The static KV cache as transformers sees it: one layer object per model layer, one row per slot.
+
+transformers' own static cache has one position for all rows. Here each row has its own, so that requests
+join and leave without touching each other. Tensors are never changed in place: a layer holds the successor
+of its keys and values after `update`, and the program returns it. The compiler turns that into writes
+into the donated buffers.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+
+class CacheStep(Protocol):
+    """Where one program writes its keys and values, and what its queries then see."""
+
+    def write(self, cache: Tensor, new: Tensor) -> Tensor:
+        """The cache [slots, length, heads, head_dim] with `new` [rows, queries, heads, head_dim] in its place."""
+        ...
+
+    def view(self, cache: Tensor, new: Tensor) -> Tensor:
+        """What the queries attend to, [rows, seen, heads, head_dim]."""
+        ...
+
+    def seen(self, queries: int) -> int:
+        """The length of that view."""
+        ...
+
+    def first_position(self) -> int | Tensor:
+        """The position of the first query: one for all rows, or [rows] int32."""
+        ...
+
+
+class PrefillStep:
+    """One prompt, from its first token on, goes into one slot."""
+
+    def __init__(self, slot: Tensor) -> None:
+        """`slot`: [1] int32."""
+        self.slot = slot
+
+    def write(self, cache: Tensor, new: Tensor) -> Tensor:
+        # The whole row is rebuilt, zeros after the prompt: what a former request left behind is masked, but a
+        # mask multiplies by zero, and zero times infinity would spoil the newcomer. One slice of a row is also
+        # cheaper than a scatter of one slice per position.
+        rest = torch.zeros(
+            (1, cache.shape[1] - new.shape[1], *cache.shape[2:]), dtype=cache.dtype, device=cache.device
+        )
+        return cache.index_put((self.slot,), torch.cat([new.to(cache.dtype), rest], dim=1))
+
+    def view(self, cache: Tensor, new: Tensor) -> Tensor:
+        # A prompt sees only itself, so the cache need not be read at all.
+        return new.to(cache.dtype)
+
+    def seen(self, queries: int) -> int:
+        return queries
+
+    def first_position(self) -> int:
+        return 0
+
+
+class DecodeStep:
+    """One token per slot, each at its own position; queries see the first `seen_length` positions."""
+
+    def __init__(self, positions: Tensor, seen_length: int) -> None:
+        """`positions`: [slots] int32."""
+        self.positions = positions
+        self.seen_length = seen_length
+
+    def write(self, cache: Tensor, new: Tensor) -> Tensor:
+        # One scatter of one row per slot. On [slots, length, heads, head_dim] the indexed dimensions lead, so
+        # XLA needs no transposition, updates the donated buffer in place and touches nothing else.
+        slots = torch.arange(cache.shape[0], dtype=torch.int32, device=cache.device)
+        return cache.index_put((slots, self.positions), new[:, 0].to(cache.dtype))
+
+    def view(self, cache: Tensor, new: Tensor) -> Tensor:
+        return cache[:, : self.seen_length]
+
+    def seen(self, queries: int) -> int:
+        return self.seen_length
+
+    def first_position(self) -> Tensor:
+        return self.positions
+
+
+class ProbeStep:
+    """Keeps what the model wrote instead of a cache, to learn the shapes of a model's cache."""
+
+    def write(self, cache: Tensor, new: Tensor) -> Tensor:
+        return new
+
+    def view(self, cache: Tensor, new: Tensor) -> Tensor:
+        return new
+
+    def seen(self, queries: int) -> int:
+        return queries
+
+    def first_position(self) -> int:
+        return 0
+
+
+class SlotLayer(CacheLayerMixin):
+    """Keys and values of one layer for all slots, [slots, length, heads, head_dim] each."""
+
+    is_compileable = True
+    # Sliding windows are kept by the mask; every layer holds the full length.
+    is_sliding = False
+
+    def __init__(self, keys: Tensor, values: Tensor, step: CacheStep) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values
+        self.step = step
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        raise RuntimeError("the cache is allocated before the model is traced")
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Takes [rows, heads, queries, head_dim] from the model; returns what `attention.attend` expects."""
+        new_keys, new_values = key_states.transpose(1, 2), value_states.transpose(1, 2)
+        self.keys = self.step.write(self.keys, new_keys)
+        self.values = self.step.write(self.values, new_values)
+        return self.step.view(self.keys, new_keys), self.step.view(self.values, new_values)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.step.seen(query_length), 0
+
+    def get_seq_length(self) -> int | Tensor:
+        return self.step.first_position()
+
+    def get_max_length(self) -> int:
+        return int(self.keys.shape[1])
+
+
+def slot_cache(keys: list[Tensor], values: list[Tensor], step: CacheStep) -> Cache:
+    """A transformers cache over existing tensors, for one forward."""
+    return Cache(layers=[SlotLayer(k, v, step) for k, v in zip(keys, values, strict=True)])

@@ -1,0 +1,163 @@
+"""An engine without a model: each next token is a function of the slot's tokens so far.
+
+It serves tests of everything above the engine. It keeps the contract strictly, so that a caller who
+breaks it learns so here and not on a device.
+"""
+
+import zlib
+from array import array
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from text_generation_server.engine.contract import ChosenTokens, EngineLimits, WarmupStep
+from text_generation_server.sampling.parameters import SamplingParameters
+
+Program = Literal["prefill", "decode"]
+
+MEANINGLESS_TOKEN = -1
+"""What a decode shows for slots that are not live: no token id, so that using it is noticed."""
+
+
+@dataclass(frozen=True)
+class PrefillCall:
+    """The arguments of one prefill."""
+
+    slot: int
+    token_ids: tuple[int, ...]
+    sampling: SamplingParameters
+
+
+class FakePendingTokens:
+    """An outcome that was computed when its program was started, or the error that reading it raises."""
+
+    def __init__(self, engine: "FakeEngine", chosen: ChosenTokens, error: Exception | None) -> None:
+        self._engine = engine
+        self._chosen = chosen
+        self._error = error
+        self._was_read = False
+
+    def read(self) -> ChosenTokens:
+        if self._was_read:
+            raise RuntimeError("The outcome of a program may be read once; it was read before.")
+        self._was_read = True
+        self._engine.calls["read"] += 1
+        if self._error is not None:
+            raise self._error
+        return self._chosen
+
+
+class FakeEngine:
+    """A deterministic engine in plain Python.
+
+    Attributes:
+        calls: how often each method was called; "read" counts the outcomes that were read.
+        prefills: the arguments of all prefills, oldest first.
+    """
+
+    def __init__(
+        self,
+        *,
+        next_token: Callable[[Sequence[int]], int] | None = None,
+        batch_size: int = 4,
+        max_length: int = 128,
+        vocab_size: int = 256,
+    ) -> None:
+        """`next_token` maps prompt and output so far to the next token id; by default a checksum of them."""
+        self._limits = EngineLimits(batch_size, max_length, vocab_size, dtype="float32", device_type="fake")
+        self._next_token = next_token or self._checksum
+        self._histories: dict[int, list[int]] = {}
+        self._failures: dict[tuple[Program, str], Exception] = {}
+        self._broken: str | None = None
+        self._is_warm = False
+        self.calls: Counter[str] = Counter()
+        self.prefills: list[PrefillCall] = []
+
+    @property
+    def limits(self) -> EngineLimits:
+        return self._limits
+
+    @property
+    def live_slots(self) -> frozenset[int]:
+        return frozenset(self._histories)
+
+    def fail_next(self, program: Program, error: Exception, at: Literal["start", "read"] = "start") -> None:
+        """The next start of `program` raises `error`, or gives an outcome that raises it when it is read."""
+        self._failures[program, at] = error
+
+    def break_down(self, reason: str) -> None:
+        """From now on the engine is broken."""
+        self._broken = reason
+
+    def warm_up(self, progress: Callable[[WarmupStep], None]) -> None:
+        self.calls["warm_up"] += 1
+        if self._is_warm:
+            return
+        self._is_warm = True
+        for index, program in enumerate(("prefill", "decode"), start=1):
+            progress(WarmupStep(program, index, count=2, seconds=0.0))
+
+    def prefill(self, slot: int, token_ids: Sequence[int], sampling: SamplingParameters) -> FakePendingTokens:
+        """RuntimeError if the slot is live or does not exist; ValueError if the prompt does not fit."""
+        self.calls["prefill"] += 1
+        self.prefills.append(PrefillCall(slot, tuple(token_ids), sampling))
+        self._raise_planned("prefill")
+        if not 0 <= slot < self._limits.batch_size:
+            raise RuntimeError(f"There is no slot {slot}: the slots are 0 to {self._limits.batch_size - 1}.")
+        if slot in self._histories:
+            raise RuntimeError(f"Slot {slot} is live: release it before the next prefill.")
+        if not 1 <= len(token_ids) < self._limits.max_length:
+            raise ValueError(
+                f"A prompt must have 1 to {self._limits.max_length - 1} tokens. Given: {len(token_ids)}."
+            )
+        self._histories[slot] = list(token_ids)
+        token_id = self._advance(slot)
+        return self._pending("prefill", ChosenTokens([token_id], [self.logprob_of(token_id)]))
+
+    def decode(self) -> FakePendingTokens:
+        """RuntimeError if no slot is live, or if a live one is full: its owner should have ended before."""
+        self.calls["decode"] += 1
+        self._raise_planned("decode")
+        if not self._histories:
+            raise RuntimeError("No slot is live: there is nothing to decode.")
+        chosen = ChosenTokens(
+            [MEANINGLESS_TOKEN] * self._limits.batch_size, [float("nan")] * self._limits.batch_size
+        )
+        for slot in self._histories:
+            chosen.token_ids[slot] = self._advance(slot)
+            chosen.logprobs[slot] = self.logprob_of(chosen.token_ids[slot])
+        return self._pending("decode", chosen)
+
+    def release(self, slot: int) -> None:
+        self.calls["release"] += 1
+        self._histories.pop(slot, None)
+
+    def check_health(self) -> None:
+        self.calls["check_health"] += 1
+        if self._broken is not None:
+            raise RuntimeError(self._broken)
+
+    @staticmethod
+    def logprob_of(token_id: int) -> float:
+        """The logprob that goes with a token: some negative number that tells tokens apart."""
+        return -1.0 - token_id / 1024
+
+    def _advance(self, slot: int) -> int:
+        history = self._histories[slot]
+        if len(history) >= self._limits.max_length:
+            raise RuntimeError(f"Slot {slot} is full: it holds {self._limits.max_length} tokens.")
+        token_id = self._next_token(history)
+        history.append(token_id)
+        return token_id
+
+    def _pending(self, program: Program, chosen: ChosenTokens) -> FakePendingTokens:
+        return FakePendingTokens(self, chosen, self._failures.pop((program, "read"), None))
+
+    def _raise_planned(self, program: Program) -> None:
+        error = self._failures.pop((program, "start"), None)
+        if error is not None:
+            raise error
+
+    def _checksum(self, history: Sequence[int]) -> int:
+        return zlib.crc32(array("q", history).tobytes()) % self._limits.vocab_size

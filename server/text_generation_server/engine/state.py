@@ -1,0 +1,98 @@
+"""Everything that lives on the device between two programs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from text_generation_server.sampling.parameters import SamplingParameters
+
+# Columns of DecodeState.floats and DecodeState.integers: a request's sampling parameters, one row per slot.
+FLOAT_COLUMNS = ("temperature", "top_p", "typical_p", "repetition_penalty", "frequency_penalty")
+INTEGER_COLUMNS = ("top_k", "samples", "seed_low", "seed_high")
+
+
+@dataclass
+class DecodeState:
+    """The decode state of a static batch. Programs take it and return its successor.
+
+    Attributes:
+        keys, values: per layer, [slots, length, key_value_heads, head_dim] in the cache's dtype.
+        tokens: [slots] int32, the last chosen token, not yet in the cache.
+        positions: [slots] int32, where that token goes.
+        floats: [slots, len(FLOAT_COLUMNS)] float32.
+        integers: [slots, len(INTEGER_COLUMNS)] int32.
+        counts: [slots, vocabulary] int32, how often each token occurs in prompt and output. Only the
+            prefill and the sampling decode keep it up to date: see `programs`.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    tokens: Tensor
+    positions: Tensor
+    floats: Tensor
+    integers: Tensor
+    counts: Tensor
+
+    def flatten(self) -> list[Tensor]:
+        """Keys and values by layer first, in the order in which a forward meets them; then the rest.
+
+        The compiler pairs a donated buffer with the output of equal size by their order, so this order
+        is what makes each cache tensor its own successor.
+        """
+        interleaved = [tensor for pair in zip(self.keys, self.values, strict=True) for tensor in pair]
+        return [*interleaved, self.tokens, self.positions, self.floats, self.integers, self.counts]
+
+    @staticmethod
+    def unflatten(tensors: list[Tensor]) -> "DecodeState":
+        """The inverse of `flatten`."""
+        *cache, tokens, positions, floats, integers, counts = tensors
+        return DecodeState(cache[0::2], cache[1::2], tokens, positions, floats, integers, counts)
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """The shape of the KV cache of one model; sizes may differ between layers and between keys and values.
+
+    Attributes:
+        layers: per layer, ((key_heads, key_dim), (value_heads, value_dim)).
+    """
+
+    layers: tuple[tuple[tuple[int, int], tuple[int, int]], ...]
+
+
+def initial_state(
+    shape: CacheShape, slots: int, length: int, vocabulary: int, dtype: torch.dtype, device: torch.device
+) -> DecodeState:
+    """An empty state. Tensors are made on the host and sent, so that no program has to fill them."""
+
+    def cache(heads_and_dim: tuple[int, int]) -> Tensor:
+        return torch.zeros((slots, length, *heads_and_dim), dtype=dtype).to(device)
+
+    neutral = SamplingParameters()
+    return DecodeState(
+        keys=[cache(key) for key, _ in shape.layers],
+        values=[cache(value) for _, value in shape.layers],
+        tokens=torch.zeros(slots, dtype=torch.int32).to(device),
+        positions=torch.zeros(slots, dtype=torch.int32).to(device),
+        floats=float_parameters(neutral).expand(slots, -1).contiguous().to(device),
+        integers=integer_parameters(neutral).expand(slots, -1).contiguous().to(device),
+        counts=torch.zeros((slots, vocabulary), dtype=torch.int32).to(device),
+    )
+
+
+def float_parameters(sampling: SamplingParameters) -> Tensor:
+    """[len(FLOAT_COLUMNS)] float32 on the host."""
+    return torch.tensor([getattr(sampling, name) for name in FLOAT_COLUMNS], dtype=torch.float32)
+
+
+def integer_parameters(sampling: SamplingParameters) -> Tensor:
+    """[len(INTEGER_COLUMNS)] int32 on the host; the seed's halves are kept bit by bit."""
+    low, high = sampling.seed & 0xFFFFFFFF, sampling.seed >> 32
+    values = (sampling.top_k, int(sampling.samples), as_signed(low), as_signed(high))
+    return torch.tensor(values, dtype=torch.int32)
+
+
+def as_signed(bits: int) -> int:
+    """The int32 with the bits of an unsigned 32-bit integer."""
+    return bits - 2**32 if bits >= 2**31 else bits

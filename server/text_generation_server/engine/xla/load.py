@@ -1,0 +1,84 @@
+"""From a checkpoint directory to a running engine."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch_xla
+import torch_xla.runtime as runtime
+from loguru import logger
+
+from text_generation_server.engine import model as host
+from text_generation_server.engine.contract import EngineLimits
+from text_generation_server.engine.state import initial_state
+from text_generation_server.engine.weights import store_transposed
+from text_generation_server.engine.xla.engine import XlaEngine
+from text_generation_server.errors import InvalidSettingError
+
+
+@dataclass(frozen=True)
+class LoadedEngine:
+    """What the generator needs of a model."""
+
+    engine: XlaEngine
+    tokenizer: Any
+    eos_token_ids: frozenset[int]
+
+
+def load_engine(
+    model_directory: Path, *, batch_size: int, max_length: int | None, dtype: str | None
+) -> LoadedEngine:
+    """Loads a checkpoint and puts weights and an empty static batch on the device; compiles nothing.
+
+    Args:
+        max_length: tokens per slot; None for what the model allows, up to 2048.
+        dtype: "float16", "bfloat16" or "float32"; None for the device's own: bfloat16 on a TPU, float32 on a CPU.
+
+    Raises:
+        UnsupportedModelError: see `engine.model`.
+        InvalidSettingError: the weights and the cache do not fit in memory together.
+    """
+    # Tokenizers' own threads would compete with XLA's, and warn when a process forks.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    config = host.load_config(model_directory)
+    tokenizer = host.load_tokenizer(model_directory)
+    eos_token_ids = host.eos_token_ids(model_directory, config, tokenizer)
+
+    device = torch_xla.device()
+    on_cpu = runtime.device_type() == "CPU"
+    name = dtype or ("float32" if on_cpu else "bfloat16")
+    loaded = host.load_model(model_directory, max_length, host.DTYPES[name])
+    if on_cpu:
+        store_transposed(loaded.model)
+    elif name == "float32":
+        # A TPU multiplies float32 matrices in bfloat16 passes unless told otherwise.
+        torch_xla.backends.set_mat_mul_precision("highest")
+    loaded.model.to(device)
+    if not on_cpu:
+        # Moving parameters to an XLA device unties them; a tied head would take its memory twice.
+        loaded.model.tie_weights()
+    try:
+        state = initial_state(
+            loaded.cache_shape, batch_size, loaded.max_length, loaded.vocab_size, loaded.dtype, device
+        )
+        torch_xla.sync(wait=True)
+    except RuntimeError as error:
+        cache = cache_bytes(loaded, batch_size)
+        raise InvalidSettingError(
+            f"HF_BATCH_SIZE={batch_size} and HF_SEQUENCE_LENGTH={loaded.max_length} need {cache / 2**30:.1f} GiB of KV "
+            f"cache, which does not fit beside the weights; lower one of them: {host.first_line(error)}"
+        ) from error
+    limits = EngineLimits(batch_size, loaded.max_length, loaded.vocab_size, name, "xla")
+    logger.info(
+        f"Loaded {config.model_type} in {name}: batch size {batch_size}, sequence length {loaded.max_length}, "
+        f"KV cache {cache_bytes(loaded, batch_size) / 2**20:.0f} MiB"
+    )
+    return LoadedEngine(XlaEngine(loaded.model, state, limits, device), tokenizer, eos_token_ids)
+
+
+def cache_bytes(loaded: host.HostModel, batch_size: int) -> int:
+    """Size of the KV cache."""
+    per_token = sum(heads * dim for layer in loaded.cache_shape.layers for heads, dim in layer)
+    return per_token * loaded.max_length * batch_size * loaded.dtype.itemsize
