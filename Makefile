@@ -1,6 +1,6 @@
 # `make help` lists the targets. Everything runs in .venv; nothing outside this directory is changed.
 
-PYTHON := $(firstword $(foreach name,python3.11 python3.12 python3,$(shell $(name) -c \
+PYTHON = $(firstword $(foreach name,python3.11 python3.12 python3,$(shell $(name) -c \
 	'import sys; sys.version_info[:2] in ((3, 11), (3, 12)) and print(sys.executable)' 2>/dev/null)))
 VENV := .venv
 BIN := $(VENV)/bin

@@ -1,4 +1,4 @@
-"""Build hook: generates the Python messages, stubs and services from `proto/` whenever the package is built or installed."""
+"""Build hook: makes Python messages, stubs and services from `proto/` whenever the package is built."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ def generate(root: Path) -> Path:
 
 
 def find_plugin(name: str) -> str:
-    """The path of a protoc plugin: in PATH (pip's build environment) or beside this interpreter (a venv that is not activated)."""
+    """The path of a protoc plugin: in PATH (pip's build environment) or beside this interpreter (a venv)."""
     beside = Path(sys.executable).parent
     found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), str(beside)]))
     if found is None:

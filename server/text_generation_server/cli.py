@@ -1,0 +1,187 @@
+"""`text-generation-server`: the two commands that the TGI launcher starts (protocol sections 6.1 and 6.2)."""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from loguru import logger
+
+from text_generation_server.errors import InvalidSettingError, UnsupportedModelError
+from text_generation_server.hub import ignore_hf_transfer, model_directory
+from text_generation_server.settings import ServeFlags, Settings, read_settings
+from text_generation_server.telemetry import configure_logging, intercept_transformers
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+ModelId = Annotated[str, typer.Argument(help="A local directory, or the name of a model on the hub.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Accepted; code from a model's repository is never run.")
+]
+LoggerLevel = Annotated[str, typer.Option(help="TRACE, DEBUG, INFO, WARN, ERROR or OFF.")]
+JsonOutput = Annotated[bool, typer.Option("--json-output", help="Log in JSON, as the launcher reads it.")]
+
+DISTRIBUTED_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@app.command()
+def serve(
+    model_id: ModelId,
+    uds_path: Annotated[
+        str, typer.Option(help="The socket's path without the rank: -0 is appended.")
+    ] = ServeFlags.uds_path,
+    revision: Revision = None,
+    sharded: Annotated[bool, typer.Option("--sharded", help="Not supported.")] = False,
+    quantize: Annotated[str | None, typer.Option(help="Not supported.")] = None,
+    speculate: Annotated[int | None, typer.Option(help="Only 0 is supported.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float16, bfloat16 or float32; by default what suits the device.")
+    ] = None,
+    kv_cache_dtype: Annotated[str | None, typer.Option(help="Not supported.")] = None,
+    trust_remote_code: TrustRemoteCode = False,
+    max_input_tokens: Annotated[int | None, typer.Option(help="The longest prompt.")] = None,
+    otlp_endpoint: Annotated[str | None, typer.Option(help="Accepted; traces are not exported.")] = None,
+    otlp_service_name: Annotated[str | None, typer.Option(help="Accepted, like --otlp-endpoint.")] = None,
+    logger_level: LoggerLevel = "INFO",
+    json_output: JsonOutput = False,
+) -> None:
+    """Serve a model on a unix socket to a TGI router.
+
+    The static shape comes from the environment: HF_BATCH_SIZE or MAX_BATCH_SIZE (4 if not set), and
+    HF_SEQUENCE_LENGTH or MAX_TOTAL_TOKENS (what the model allows, at most 2048, if not set).
+    SKIP_WARMUP=1, for debugging only, compiles each program when it is first needed.
+    """
+    with errors_end_the_process():
+        configure_logging(logger_level, json_output=json_output)
+        settings = read_settings(
+            model_id,
+            ServeFlags(
+                uds_path=uds_path,
+                revision=revision,
+                sharded=sharded,
+                quantize=quantize,
+                speculate=speculate,
+                dtype=dtype,
+                kv_cache_dtype=kv_cache_dtype,
+                max_input_tokens=max_input_tokens,
+            ),
+            os.environ,
+        )
+        if trust_remote_code:
+            logger.warning(
+                "--trust-remote-code: code from a model's repository is never run, with or without it"
+            )
+        if otlp_endpoint is not None:
+            logger.warning("--otlp-endpoint {}: traces are not exported", otlp_endpoint)
+        exit_code = load_and_serve(settings)
+    # Not sys.exit: a device call that outlived its grace, or a broken runtime, must not hold the process up.
+    end_process(exit_code)
+
+
+@app.command()
+def download_weights(
+    model_id: ModelId,
+    revision: Revision = None,
+    extension: Annotated[str, typer.Option(help="Only .safetensors is supported.")] = ".safetensors",
+    trust_remote_code: TrustRemoteCode = False,
+    merge_lora: Annotated[
+        bool, typer.Option("--merge-lora", help="Accepted: always passed, and there is no adapter to merge.")
+    ] = False,
+    logger_level: LoggerLevel = "INFO",
+    json_output: JsonOutput = False,
+) -> None:
+    """Download a model from the hub, unless it is a local directory or cached."""
+    with errors_end_the_process():
+        configure_logging(logger_level, json_output=json_output)
+        if extension != ".safetensors":
+            raise InvalidSettingError(f"--extension must be .safetensors. Given: {extension}")
+        ignore_hf_transfer()
+        logger.info("{} is in {}", model_id, model_directory(model_id, revision, os.environ))
+
+
+def load_and_serve(settings: Settings) -> int:
+    """Settings -> files -> engine -> generator -> service; returns the exit code once the server has stopped.
+
+    Imports torch and the device's runtime here, so that `--help` and downloads do without them.
+    """
+    from text_generation_server.server import ShardServer
+
+    server = ShardServer(settings.socket_path)
+    ignore_hf_transfer()
+    # The launcher sets these even for one shard, and libraries take them for a distributed run.
+    for name in DISTRIBUTED_VARIABLES:
+        os.environ.pop(name, None)
+    directory = model_directory(settings.model_id, settings.revision, os.environ)
+    intercept_transformers()
+
+    from text_generation_server.engine.xla.load import load_engine
+    from text_generation_server.generator import Generator
+    from text_generation_server.service import Shard
+
+    with remote_code_mentioned(directory):
+        loaded = load_engine(
+            directory,
+            batch_size=settings.batch_size,
+            max_length=settings.max_length,
+            dtype=settings.dtype,
+        )
+    settings.check_max_input_tokens(loaded.engine.limits.max_length)
+    return server.run(
+        Shard(
+            generator=Generator(loaded.engine, loaded.tokenizer, loaded.eos_token_ids),
+            engine=loaded.engine,
+            skip_warmup=settings.skip_warmup,
+            end_token_id=min(loaded.eos_token_ids, default=0),
+            max_input_tokens=settings.max_input_tokens,
+            socket_path=settings.socket_path,
+            on_fatal=server.fail,
+        )
+    )
+
+
+@contextmanager
+def remote_code_mentioned(directory: Path) -> Iterator[None]:
+    """Adds to the error of a model that is not supported that its own code would not be run either."""
+    try:
+        yield
+    except UnsupportedModelError as error:
+        if "auto_map" not in json.loads((directory / "config.json").read_text()):
+            raise
+        raise UnsupportedModelError(
+            f"{str(error).rstrip('.')}. Its config.json names code of its own (auto_map), which this server "
+            "never runs, with --trust-remote-code or without"
+        ) from error
+
+
+@contextmanager
+def errors_end_the_process() -> Iterator[None]:
+    """Ends the process with exit code 1 for any error: one line for what a user can change, else a traceback.
+
+    They go to stdout for the launcher's log and to stderr, which the launcher prints at the end.
+    """
+    try:
+        yield
+    except (InvalidSettingError, UnsupportedModelError) as error:
+        logger.error("{}", error)
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - the terminal is the user's log
+        end_process(1)
+    except Exception as error:  # noqa: BLE001 - logged whole, and the process ends
+        logger.opt(exception=error).error("The server failed")
+        traceback.print_exception(error)
+        end_process(1)
+
+
+def end_process(exit_code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,161 @@
+"""From a model id to a directory with its files: local, cached, or downloaded from the Hugging Face hub."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loguru import logger
+
+from text_generation_server.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from huggingface_hub import DryRunFileInfo
+
+WANTED = ("*.json", "*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jinja")
+"""Configuration, weights, tokenizers and chat templates: no pickles, and no code."""
+
+UNWANTED = ("*/*", "consolidated*")
+"""Other formats in subdirectories, and the weights a second time in the layout of their authors."""
+
+
+def model_directory(model_id: str, revision: str | None, environment: Mapping[str, str]) -> Path:
+    """The directory of a model, downloaded first if it is not here.
+
+    In this order: WEIGHTS_CACHE_OVERRIDE, if it holds a model itself (Inference Endpoints mount one there);
+    `model_id`, if it is a directory; the hub's cache, which WEIGHTS_CACHE_OVERRIDE or HUGGINGFACE_HUB_CACHE
+    may move; the hub, with HF_TOKEN. A model that is cached whole is used without asking the hub.
+
+    Raises UnsupportedModelError if there is no such model, it has no safetensors, or it cannot be downloaded.
+    """
+    override = environment.get("WEIGHTS_CACHE_OVERRIDE")
+    if override and (Path(override) / "config.json").is_file():
+        logger.info("Using the model in WEIGHTS_CACHE_OVERRIDE={}", override)
+        return checked(Path(override), model_id)
+    if Path(model_id).is_dir():
+        return checked(Path(model_id), model_id)
+    cache = override or environment.get("HUGGINGFACE_HUB_CACHE") or None
+    cached = cached_directory(model_id, revision, cache)
+    if cached is not None:
+        logger.info("Using the files of {} in {}", model_id, cached)
+        return cached
+    return checked(download(model_id, revision, cache), model_id)
+
+
+def checked(directory: Path, model_id: str) -> Path:
+    """The directory itself. Raises UnsupportedModelError that names the first file that is missing."""
+    if missing := missing_file(directory):
+        raise UnsupportedModelError(
+            f"{model_id} cannot be served: {directory} has no {missing}. The server needs config.json, the "
+            "files of a fast tokenizer and weights as *.safetensors"
+        )
+    return directory
+
+
+def missing_file(directory: Path) -> str | None:
+    """The name of a file without which the model cannot be loaded, or None."""
+    if not (directory / "config.json").is_file():
+        return "config.json"
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        return next((part for part in parts if not (directory / part).is_file()), None)
+    return None if any(directory.glob("*.safetensors")) else "*.safetensors"
+
+
+def cached_directory(model_id: str, revision: str | None, cache: str | None) -> Path | None:
+    """The cached files of a model if they are all there.
+
+    Weights come last in a download (see `download`), so where they are, the other files are as well.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        directory = Path(
+            snapshot_download(
+                model_id,
+                revision=revision,
+                cache_dir=cache,
+                local_files_only=True,
+                allow_patterns="config.json",
+            )
+        )
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError as error:
+        raise UnsupportedModelError(
+            f"{model_id} is neither a directory here nor the name of a model on the hub, such as "
+            "HuggingFaceTB/SmolLM2-135M-Instruct"
+        ) from error
+    return None if missing_file(directory) else directory
+
+
+def download(model_id: str, revision: str | None, cache: str | None) -> Path:
+    """Downloads the wanted files, weights last, with a line in the log for each of them."""
+    # The HTTP client of huggingface_hub, which lets its errors through.
+    from httpx2 import HTTPError
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+        XetDownloadError,
+    )
+
+    where = f"{model_id} (revision {revision or 'main'})"
+    try:
+        files: list[DryRunFileInfo] = snapshot_download(
+            model_id,
+            revision=revision,
+            cache_dir=cache,
+            allow_patterns=list(WANTED),
+            ignore_patterns=list(UNWANTED),
+            dry_run=True,
+        )
+        if not any(file.filename.endswith(".safetensors") for file in files):
+            raise UnsupportedModelError(
+                f"{where} has no *.safetensors on the hub, and other formats are not read. Use another model"
+            )
+        files.sort(key=lambda file: (file.filename.endswith(".safetensors"), file.filename))
+        names = [file.filename for file in files]
+        gigabytes = sum(file.file_size or 0 for file in files if file.will_download) / 1e9
+        logger.info("Downloading {}: {} files, {:.2f} GB", where, len(files), gigabytes)
+        for number, file in enumerate(files, start=1):
+            started = time.monotonic()
+            hf_hub_download(model_id, file.filename, revision=revision, cache_dir=cache)
+            size, seconds = (file.file_size or 0) / 1e6, time.monotonic() - started
+            logger.info(
+                "[{}/{}] {} ({:.1f} MB) in {:.1f} s", number, len(files), file.filename, size, seconds
+            )
+        # Everything is here; this returns the directory, and fetches again what changed meanwhile.
+        return Path(snapshot_download(model_id, revision=revision, cache_dir=cache, allow_patterns=names))
+    except GatedRepoError as error:
+        raise UnsupportedModelError(
+            f"{where} is gated: accept its terms on the hub, and set HF_TOKEN to a token of that account"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UnsupportedModelError(f"{model_id} has no revision {revision}. Check --revision") from error
+    except RepositoryNotFoundError as error:
+        raise UnsupportedModelError(
+            f"{model_id} is neither a directory here nor a model on the hub that may be read. Check the "
+            "name, or set HF_TOKEN if it is private"
+        ) from error
+    except (HTTPError, XetDownloadError, OSError) as error:
+        raise UnsupportedModelError(
+            f"{where} is not complete in the cache and cannot be downloaded: {first_line(error)}"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def ignore_hf_transfer() -> None:
+    """Forgets HF_HUB_ENABLE_HF_TRANSFER, which launchers always set.
+
+    huggingface_hub no longer uses that package, and warns at import if the variable is set.
+    """
+    os.environ.pop("HF_HUB_ENABLE_HF_TRANSFER", None)

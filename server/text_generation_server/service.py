@@ -1,0 +1,360 @@
+"""RPCs <-> generator: what a stock router asks, in its protobuf, and answers that cannot kill it."""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import grpc
+from loguru import logger
+
+from text_generation_server.engine.contract import Engine
+from text_generation_server.errors import InvalidRequestError, InvalidSettingError, UnknownBatchError
+from text_generation_server.generator import Generator
+from text_generation_server.pb import messages_pb2 as pb
+from text_generation_server.pb.service_v2_pb2_grpc import TextGenerationServiceServicer as ServicerV2
+from text_generation_server.pb.service_v3_pb2_grpc import TextGenerationServiceServicer as ServicerV3
+from text_generation_server.requests import CachedBatch, FinishReason, Generation, GenerationRequest
+from text_generation_server.router_limits import WireVersion, limits_for_router
+from text_generation_server.sampling.parameters import SamplingParameters
+
+LIVENESS_ID = 2**64 - 1
+"""The id of a request that only asks whether the shard still works; no other request has it."""
+
+LONGEST_STATUS = 1000
+"""Characters of a status message: it travels in HTTP/2 headers, whose size is limited."""
+
+FINISH_REASONS = {
+    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+    FinishReason.EOS_TOKEN: pb.FINISH_REASON_EOS_TOKEN,
+    FinishReason.STOP_SEQUENCE: pb.FINISH_REASON_STOP_SEQUENCE,
+}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What both services work on.
+
+    Attributes:
+        skip_warmup: debugging only, see `Settings`.
+        end_token_id: an id that may stand for the end of a text that is not the model's.
+        max_input_tokens: the longest prompt, if the shard was told; a router that was told too overrides it.
+        on_fatal: called once an RPC that failed for good was answered.
+        lock: held by whoever calls the generator or the engine, except for `Engine.check_health`.
+    """
+
+    generator: Generator
+    engine: Engine
+    skip_warmup: bool
+    end_token_id: int
+    max_input_tokens: int | None
+    socket_path: str
+    on_fatal: Callable[[BaseException], None]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def warm_up(self) -> None:
+        """Compiles all programs, unless that was done; a line in the log for each."""
+        if self.skip_warmup:
+            logger.warning("SKIP_WARMUP is set: programs will be compiled while requests wait for them")
+            return
+        started = time.monotonic()
+        self.engine.warm_up(
+            lambda step: logger.info(
+                "Warm-up {}/{}: {} in {:.1f} s", step.index, step.count, step.program, step.seconds
+            )
+        )
+        logger.info("Warm-up took {:.1f} s", time.monotonic() - started)
+
+
+class TextGenerationService(ServicerV2, ServicerV3):
+    """One wire version of the service."""
+
+    def __init__(self, version: WireVersion, shard: Shard) -> None:
+        self._version = version
+        self._shard = shard
+        self._router_sends_add_special_tokens = version is WireVersion.V3
+
+    def Info(self, request: pb.InfoRequest, context: grpc.ServicerContext) -> pb.InfoResponse:
+        limits = self._shard.engine.limits
+        return pb.InfoResponse(
+            requires_padding=self._version is WireVersion.V2,
+            dtype=limits.dtype,
+            device_type=limits.device_type,
+            speculate=0,
+            support_chunking=False,
+            use_prefix_caching=False,
+            attention_impl="static",
+            block_size=limits.max_length,
+        )
+
+    def ServiceDiscovery(
+        self, request: pb.ServiceDiscoveryRequest, context: grpc.ServicerContext
+    ) -> pb.ServiceDiscoveryResponse:
+        return pb.ServiceDiscoveryResponse(urls=[f"unix://{self._shard.socket_path}"])
+
+    def Health(self, request: pb.HealthRequest, context: grpc.ServicerContext) -> pb.HealthResponse:
+        """Does not wait for the device, so that a long prefill does not look like a dead server."""
+        with self._statuses(context):
+            self._shard.engine.check_health()
+        return pb.HealthResponse()
+
+    def ClearCache(
+        self, request: pb.ClearCacheRequest, context: grpc.ServicerContext
+    ) -> pb.ClearCacheResponse:
+        """Never fails: an error here ends the router's batching (protocol section 4.1)."""
+        with self._no_status(context), self._shard.lock:
+            self._shard.generator.clear(request.id if request.HasField("id") else None)
+        return pb.ClearCacheResponse()
+
+    def FilterBatch(
+        self, request: pb.FilterBatchRequest, context: grpc.ServicerContext
+    ) -> pb.FilterBatchResponse:
+        """Never fails, like ClearCache; without a batch in the answer the router gives its requests up."""
+        with self._no_status(context), self._shard.lock:
+            try:
+                batch = self._shard.generator.filter(request.batch_id, list(request.request_ids))
+            except UnknownBatchError as error:
+                logger.warning("FilterBatch: {}", error)
+                batch = None
+            return pb.FilterBatchResponse(batch=batch_message(batch))
+        return pb.FilterBatchResponse()
+
+    def Warmup(self, request: pb.WarmupRequest, context: grpc.ServicerContext) -> pb.WarmupResponse:
+        """Compiles; what the router sends along is not generated from.
+
+        Its requests share one id, have a picture in them, and ask for impossible lengths (protocol section
+        1.4), while the programs and their shapes are known without them.
+        """
+        shard = self._shard
+        with self._statuses(context):
+            limits = limits_for_router(
+                self._version,
+                batch_size=shard.engine.limits.batch_size,
+                max_length=shard.engine.limits.max_length,
+                max_input_tokens=request.max_input_tokens
+                if request.HasField("max_input_tokens")
+                else shard.max_input_tokens,
+                max_prefill_tokens=request.max_prefill_tokens,
+                max_total_tokens=request.max_total_tokens if request.HasField("max_total_tokens") else None,
+            )
+            # Every v3 router sets the flag in each of these, except 2.1 and 2.2, whose v3 does not have it.
+            self._router_sends_add_special_tokens = self._version is WireVersion.V3 and any(
+                each.add_special_tokens for each in request.batch.requests
+            )
+            with shard.lock:
+                shard.warm_up()
+        return pb.WarmupResponse(
+            max_supported_total_tokens=limits.max_supported_total_tokens,
+            max_input_tokens=limits.max_input_tokens,
+            max_total_tokens=limits.max_total_tokens,
+        )
+
+    def Prefill(self, request: pb.PrefillRequest, context: grpc.ServicerContext) -> pb.PrefillResponse:
+        """Takes new requests in. A bad one fails alone, and the others of its batch are served.
+
+        The protocol has no error for one request of several, and failing the call fails them all. So a bad
+        request among good ones is answered with one finished generation whose text is the error; the call
+        itself fails only if none of its requests can be served.
+        """
+        shard = self._shard
+        if any(each.id == LIVENESS_ID for each in request.batch.requests):
+            # Like Health: it may come while all slots are busy, and must neither wait nor take one.
+            with self._statuses(context):
+                shard.generator.liveness()
+            return pb.PrefillResponse(generations=[self._finished(LIVENESS_ID, "")])
+        with self._statuses(context), shard.lock:
+            if not context.is_active():
+                # The router left while this waited for the lock: nobody would ever clear these requests.
+                return pb.PrefillResponse()
+            if request.HasField("cached_batch"):
+                raise InvalidRequestError(
+                    "`cached_batch` must be absent: this server does not support chunking. "
+                    f"Given: batch {request.cached_batch.id}"
+                )
+            requests, refusals = self._sort_out(request.batch)
+            if not requests:
+                raise InvalidRequestError("; ".join(dict.fromkeys(refusals.values())))
+            outcome = shard.generator.prefill(request.batch.id, requests)
+            for request_id, message in refusals.items():
+                logger.warning("Request {} was refused: {}", request_id, message)
+            return pb.PrefillResponse(
+                generations=[
+                    *map(generation_message, outcome.generations),
+                    *(self._finished(request_id, message) for request_id, message in refusals.items()),
+                ],
+                batch=batch_message(outcome.batch),
+                forward_ns=outcome.timings.forward_ns,
+                decode_ns=outcome.timings.decode_ns,
+                total_ns=outcome.timings.total_ns,
+            )
+
+    def Decode(self, request: pb.DecodeRequest, context: grpc.ServicerContext) -> pb.DecodeResponse:
+        with self._statuses(context), self._shard.lock:
+            if not request.batches:
+                raise InvalidRequestError("`batches` must name at least one batch. Given: none")
+            outcome = self._shard.generator.decode([batch.id for batch in request.batches])
+            return pb.DecodeResponse(
+                generations=map(generation_message, outcome.generations),
+                batch=batch_message(outcome.batch),
+                forward_ns=outcome.timings.forward_ns,
+                decode_ns=outcome.timings.decode_ns,
+                total_ns=outcome.timings.total_ns,
+            )
+
+    def _sort_out(self, batch: pb.Batch) -> tuple[list[GenerationRequest], dict[int, str]]:
+        """The requests that can be served, and by id why the others cannot."""
+        ids = [message.id for message in batch.requests]
+        if not ids:
+            raise InvalidRequestError("`requests` must not be empty. Given: none")
+        if len(set(ids)) < len(ids):
+            raise InvalidRequestError(f"`id` must be unique among the requests of a batch. Given: {ids}")
+        requests: list[GenerationRequest] = []
+        refusals: dict[int, str] = {}
+        for message in batch.requests:
+            try:
+                request = generation_request(
+                    message,
+                    add_special_tokens=message.add_special_tokens
+                    or not self._router_sends_add_special_tokens,
+                )
+                self._shard.generator.check(request)
+                requests.append(request)
+            except InvalidRequestError as error:
+                refusals[message.id] = str(error)
+        return requests, refusals
+
+    def _finished(self, request_id: int, text: str) -> pb.Generation:
+        """A whole answer in one token that the model did not choose.
+
+        The token is not marked as special, because the router's chat routes would leave its text out.
+        """
+        text = encodable(text)
+        return pb.Generation(
+            request_id=request_id,
+            tokens=pb.Tokens(
+                ids=[self._shard.end_token_id], logprobs=[0.0], texts=[text], is_special=[False]
+            ),
+            generated_text=pb.GeneratedText(
+                text=text, generated_tokens=1, finish_reason=pb.FINISH_REASON_EOS_TOKEN
+            ),
+        )
+
+    @contextmanager
+    def _statuses(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """Answers errors with a status, whose message the router shows to its clients."""
+        try:
+            yield
+        except (InvalidRequestError, InvalidSettingError) as error:
+            logger.warning("Refused: {}", error)
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, encodable(str(error))[:LONGEST_STATUS])
+        except UnknownBatchError as error:
+            logger.warning("Refused: {}", error)
+            context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the router must be told and the process ended
+            self._end_after_answer(context, error)
+            message = f"The model server failed and is stopping: {type(error).__name__}: {error}"
+            context.abort(grpc.StatusCode.INTERNAL, encodable(message)[:LONGEST_STATUS])
+
+    @contextmanager
+    def _no_status(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """For RPCs whose failure would end the router's batching: they succeed, and then the process ends."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - as above
+            self._end_after_answer(context, error)
+
+    def _end_after_answer(self, context: grpc.ServicerContext, error: Exception) -> None:
+        logger.opt(exception=error).error(
+            "An RPC failed, and the state of the server cannot be trusted any more"
+        )
+        if not context.add_callback(lambda: self._shard.on_fatal(error)):
+            self._shard.on_fatal(error)
+
+
+def generation_request(message: pb.Request, *, add_special_tokens: bool) -> GenerationRequest:
+    """One request of the wire. Raises InvalidRequestError for what is malformed or not supported.
+
+    `prefill_logprobs` is ignored, because /v1/completions always sets it (protocol section 4.3), and so is
+    `adapter_id`, which is the model name of OpenAI clients (section 4.5); so are blocks and slots, which the
+    slot table replaces.
+    """
+    parameters, stopping = message.parameters, message.stopping_parameters
+    if parameters.watermark:
+        raise InvalidRequestError("`watermark` is not supported, and must be false. Given: true")
+    if parameters.grammar_type != pb.GRAMMAR_TYPE_NONE and parameters.grammar:
+        raise InvalidRequestError(
+            "`grammar` is not supported, and must be absent (so must `tools`). Given: a grammar"
+        )
+    if message.top_n_tokens > 0:
+        raise InvalidRequestError(
+            f"`top_n_tokens` is not supported, and must be 0. Given: {message.top_n_tokens}"
+        )
+    return GenerationRequest(
+        id=message.id,
+        prompt=prompt_of(message),
+        max_new_tokens=stopping.max_new_tokens,
+        truncate=message.truncate,
+        add_special_tokens=add_special_tokens,
+        sampling=SamplingParameters(
+            temperature=parameters.temperature,
+            top_k=parameters.top_k,
+            top_p=parameters.top_p,
+            typical_p=parameters.typical_p,
+            do_sample=parameters.do_sample,
+            seed=parameters.seed,
+            repetition_penalty=parameters.repetition_penalty,
+            frequency_penalty=parameters.frequency_penalty,
+        ),
+        stop_sequences=tuple(stopping.stop_sequences),
+        ignore_eos_token=stopping.ignore_eos_token,
+    )
+
+
+def prompt_of(message: pb.Request) -> str:
+    """The text of the chunks, which v3 routers send; `inputs` otherwise."""
+    chunks = message.input_chunks.chunks
+    for chunk in chunks:
+        if chunk.WhichOneof("chunk") != "text":
+            raise InvalidRequestError("`inputs` must be text: this model cannot see. Given: an image")
+    return "".join(chunk.text for chunk in chunks) if chunks else message.inputs
+
+
+def generation_message(generation: Generation) -> pb.Generation:
+    token, finished = generation.token, generation.finished
+    return pb.Generation(
+        request_id=generation.request_id,
+        tokens=pb.Tokens(
+            ids=[token.id],
+            logprobs=[token.logprob],
+            texts=[encodable(token.text)],
+            is_special=[token.is_special],
+        ),
+        generated_text=None
+        if finished is None
+        else pb.GeneratedText(
+            text=encodable(finished.text),
+            generated_tokens=finished.generated_tokens,
+            finish_reason=FINISH_REASONS[finished.finish_reason],
+            seed=finished.seed,
+        ),
+    )
+
+
+def batch_message(batch: CachedBatch | None) -> pb.CachedBatch | None:
+    if batch is None:
+        return None
+    rows = len(batch.request_ids)
+    return pb.CachedBatch(
+        id=batch.id,
+        request_ids=batch.request_ids,
+        size=rows,
+        max_tokens=batch.max_tokens,
+        current_tokens=rows,
+    )
+
+
+def encodable(text: str) -> str:
+    """Lone surrogates cannot be written as UTF-8, and protobuf raises for them: each becomes U+FFFD."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)

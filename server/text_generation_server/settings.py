@@ -1,0 +1,171 @@
+"""Flags and environment variables -> one validated object (the launcher's contract, protocol section 6)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from text_generation_server.errors import InvalidSettingError
+
+DTYPES = ("float16", "bfloat16", "float32")
+DEFAULT_BATCH_SIZE = 4
+LONGEST_SOCKET_PATH = 107
+"""Bytes in `sun_path` of a Linux unix socket address, less the final zero."""
+
+
+@dataclass(frozen=True)
+class ServeFlags:
+    """The options of `serve`, as the launcher passes them; None means not given."""
+
+    uds_path: str = "/tmp/text-generation-server"
+    revision: str | None = None
+    sharded: bool = False
+    quantize: str | None = None
+    speculate: int | None = None
+    dtype: str | None = None
+    kv_cache_dtype: str | None = None
+    trust_remote_code: bool = False
+    max_input_tokens: int | None = None
+    otlp_endpoint: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the shard is asked to serve, and in which static shape.
+
+    Attributes:
+        model_id: a local directory, or the name of a repository on the hub.
+        revision: branch, tag or commit on the hub; None is the default branch.
+        dtype: of the weights, one of DTYPES; None leaves it to the engine.
+        uds_path: without the rank; see `socket_path`.
+        batch_size: number of slots, B.
+        max_length: tokens of one slot, prompt and output together, T; None: min(2048, what the model allows).
+        max_input_tokens: longest prompt; None leaves it to the warm-up. Below max_length.
+        skip_warmup: debugging only: programs are compiled when they are first needed.
+    """
+
+    model_id: str
+    revision: str | None = None
+    dtype: str | None = None
+    uds_path: str = ServeFlags.uds_path
+    batch_size: int = DEFAULT_BATCH_SIZE
+    max_length: int | None = None
+    max_input_tokens: int | None = None
+    skip_warmup: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises InvalidSettingError for a value, or a combination, that cannot be honoured."""
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise InvalidSettingError(f"--dtype must be one of {', '.join(DTYPES)}. Given: {self.dtype}")
+        if len(self.socket_path.encode()) > LONGEST_SOCKET_PATH:
+            raise InvalidSettingError(
+                f"--uds-path is too long for a unix socket: {self.socket_path} has more than "
+                f"{LONGEST_SOCKET_PATH} bytes. Use a shorter one, for example {ServeFlags.uds_path}"
+            )
+        if self.max_length is not None:
+            self.check_max_input_tokens(self.max_length)
+
+    @property
+    def socket_path(self) -> str:
+        """Where the shard listens: the launcher appends the rank, and one process is always rank 0."""
+        return f"{self.uds_path}-0"
+
+    def check_max_input_tokens(self, max_length: int) -> None:
+        """Raises InvalidSettingError if the longest prompt leaves no room for one new token."""
+        if self.max_input_tokens is not None and self.max_input_tokens >= max_length:
+            raise InvalidSettingError(
+                f"--max-input-tokens ({self.max_input_tokens}) must be less than the sequence length "
+                f"({max_length}, from HF_SEQUENCE_LENGTH or --max-total-tokens): a prompt needs room for at "
+                f"least one new token. Use --max-input-tokens {max_length - 1} or less"
+            )
+
+
+def read_settings(model_id: str, flags: ServeFlags, environment: Mapping[str, str]) -> Settings:
+    """Settings from the command line and the environment.
+
+    Raises InvalidSettingError for what contradicts itself, is malformed, or is not supported and would
+    change results if it were ignored.
+    """
+    refuse_unsupported(flags, environment)
+    max_input_tokens = flags.max_input_tokens
+    if max_input_tokens is None:
+        # Launchers that do not pass the flag still hand down the variable that their user set; before
+        # 2.0 it had the second name.
+        max_input_tokens = one_integer(environment, "MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH")
+    elif max_input_tokens < 1:
+        raise InvalidSettingError(f"--max-input-tokens must be at least 1. Given: {max_input_tokens}")
+    batch_size = one_integer(environment, "HF_BATCH_SIZE", "MAX_BATCH_SIZE")
+    return Settings(
+        model_id=model_id,
+        revision=flags.revision,
+        dtype=flags.dtype,
+        uds_path=flags.uds_path,
+        batch_size=DEFAULT_BATCH_SIZE if batch_size is None else batch_size,
+        max_length=one_integer(environment, "HF_SEQUENCE_LENGTH", "MAX_TOTAL_TOKENS"),
+        max_input_tokens=max_input_tokens,
+        skip_warmup=is_set(environment, "SKIP_WARMUP"),
+    )
+
+
+def refuse_unsupported(flags: ServeFlags, environment: Mapping[str, str]) -> None:
+    """Raises InvalidSettingError for the first wish that would change results and cannot be fulfilled."""
+    if flags.sharded or any(
+        environment.get(name, "1") not in ("", "1") for name in ("WORLD_SIZE", "NUM_SHARD")
+    ):
+        raise InvalidSettingError(
+            "More than one shard is not supported: one process serves one device. Start the launcher with "
+            "--num-shard 1 (without it, the launcher counts the devices in CUDA_VISIBLE_DEVICES)"
+        )
+    if flags.quantize is not None:
+        raise InvalidSettingError(
+            f"--quantize {flags.quantize} is not supported. The launcher also passes it, unasked, when "
+            "the model's config.json has a quantization_config: then use a checkpoint without one"
+        )
+    if flags.speculate:
+        raise InvalidSettingError(f"--speculate {flags.speculate} is not supported. Leave it out, or use 0")
+    if flags.kv_cache_dtype is not None:
+        raise InvalidSettingError(
+            f"--kv-cache-dtype {flags.kv_cache_dtype} is not supported: the KV cache has the dtype "
+            "of the weights. Leave it out, and use --dtype for both"
+        )
+    if environment.get("LORA_ADAPTERS"):
+        raise InvalidSettingError(
+            f"LORA_ADAPTERS={environment['LORA_ADAPTERS']} (--lora-adapters) is not supported. Merge the "
+            "adapter into the model's weights, and leave it out"
+        )
+    for name, flag in (("ROPE_SCALING", "--rope-scaling"), ("ROPE_FACTOR", "--rope-factor")):
+        if environment.get(name):
+            raise InvalidSettingError(
+                f"{name}={environment[name]} ({flag}) is not supported. Leave it out, and set "
+                "rope_parameters in the model's config.json instead"
+            )
+    if is_set(environment, "REQUEST_LOGPROBS"):
+        raise InvalidSettingError(
+            f"REQUEST_LOGPROBS={environment['REQUEST_LOGPROBS']} (--enable-prefill-logprobs) is not "
+            "supported: log probabilities of the prompt are not computed. Leave it out"
+        )
+
+
+def one_integer(environment: Mapping[str, str], first: str, second: str) -> int | None:
+    """The positive integer that two variables mean; None if neither is set.
+
+    Raises InvalidSettingError if one is not a positive integer, or both are set and differ.
+    """
+    values = {
+        name: positive_integer(name, environment[name]) for name in (first, second) if environment.get(name)
+    }
+    if len(set(values.values())) > 1:
+        raise InvalidSettingError(
+            f"{first}={values[first]} and {second}={values[second]} mean the same and differ. Set one of "
+            "them, or both to the same value"
+        )
+    return next(iter(values.values()), None)
+
+
+def positive_integer(name: str, value: str) -> int:
+    if not (value.isascii() and value.isdigit() and int(value) > 0):
+        raise InvalidSettingError(f"{name} must be an integer of at least 1. Given: {value}")
+    return int(value)
+
+
+def is_set(environment: Mapping[str, str], name: str) -> bool:
+    """TGI's rule for switches: "1" and "true", in any case, are on."""
+    return environment.get(name, "").lower() in ("1", "true")

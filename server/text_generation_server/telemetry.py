@@ -1,0 +1,109 @@
+"""Log lines: JSON as the TGI launcher reads them, or plain text for people."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+import loguru
+from loguru import logger
+
+from text_generation_server.errors import InvalidSettingError
+
+LEVELS = {
+    "TRACE": "TRACE",
+    "DEBUG": "DEBUG",
+    "INFO": "INFO",
+    "SUCCESS": "SUCCESS",
+    "WARN": "WARNING",
+    "WARNING": "WARNING",
+    "ERROR": "ERROR",
+    "CRITICAL": "CRITICAL",
+    "OFF": None,
+}
+"""Names of levels, the launcher's (WARN, OFF) and loguru's, to loguru's; None logs nothing."""
+
+LONGEST_TEXT = 4000
+"""Characters of one record. Escaped as JSON they stay below the 32 KiB that the launcher reads at once; a
+line across the end of such a read is lost (protocol section 6.5)."""
+
+
+def configure_logging(level: str, *, json_output: bool) -> None:
+    """Sends our records, and warnings and errors of libraries, to stdout.
+
+    Stdout and not stderr, because the launcher shows stderr only after the shard has ended.
+    Raises InvalidSettingError for an unknown level, and logs from INFO on.
+    """
+    threshold = LEVELS.get(level.upper(), "INFO")
+    logger.remove()
+    if threshold is not None:
+        render = json_line if json_output else plain_line
+        # A format that adds nothing: the sink renders the record, and exceptions follow the message.
+        logger.add(
+            write_to_stdout(render), level=threshold, format="{message}", backtrace=False, diagnose=False
+        )
+    logging.root.handlers = [LibraryRecords()]
+    logging.root.setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    if level.upper() not in LEVELS:
+        raise InvalidSettingError(f"--logger-level must be one of {', '.join(LEVELS)}. Given: {level}")
+
+
+def intercept_transformers() -> None:
+    """Takes the handler and the progress bars of transformers off stderr, so that its warnings come to us."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
+    transformers_logging.disable_progress_bar()
+
+
+def json_line(message: "loguru.Message") -> str:
+    """The keys that the launcher needs, `text` and `record.level.name`, and some for people."""
+    record = message.record
+    return json.dumps(
+        {
+            "text": shortened(str(message).rstrip()),
+            "record": {
+                "level": {"name": record["level"].name},
+                "time": record["time"].isoformat(),
+                "name": record["name"],
+                "line": record["line"],
+            },
+        },
+        ensure_ascii=False,
+    )
+
+
+def plain_line(message: "loguru.Message") -> str:
+    record = message.record
+    return f"{record['time']:YYYY-MM-DD HH:mm:ss.SSS} {record['level'].name:<7} {str(message).rstrip()}"
+
+
+def shortened(text: str) -> str:
+    """Beginning and end of a text that is too long: a traceback says what happened in its last line."""
+    if len(text) <= LONGEST_TEXT:
+        return text
+    mark = f"\n[... {len(text) - LONGEST_TEXT} characters left out ...]\n"
+    head = LONGEST_TEXT // 4
+    return text[:head] + mark + text[head + len(mark) - LONGEST_TEXT :]
+
+
+def write_to_stdout(render: Callable[["loguru.Message"], str]) -> Callable[["loguru.Message"], None]:
+    def sink(message: "loguru.Message") -> None:
+        # One write for each record: a reader of the pipe never sees a part of a line.
+        sys.stdout.flush()
+        os.write(sys.stdout.fileno(), (render(message) + "\n").encode("utf-8", "backslashreplace"))
+
+    return sink
+
+
+class LibraryRecords(logging.Handler):
+    """Hands records of the standard `logging` module on to loguru."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        known = record.levelname in LEVELS
+        logger.opt(exception=record.exc_info).log(
+            record.levelname if known else record.levelno, "{}: {}", record.name, record.getMessage()
+        )
