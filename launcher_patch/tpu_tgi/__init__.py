@@ -1,0 +1,1 @@
+"""What stands around the shard: the embedded launcher and router behind the command `tpu-tgi`."""

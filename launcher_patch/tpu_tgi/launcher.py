@@ -1,0 +1,130 @@
+"""Starts the shard, serves in front of it, and stops both."""
+
+import asyncio
+import logging
+import signal
+import socket
+from typing import Any
+
+from text_generation_server.errors import InvalidSettingError
+
+from tpu_tgi.addresses import free_socket_path, reserve
+from tpu_tgi.router.errors import RouterStartError, ShardError, ShardProtocolError
+from tpu_tgi.router.server import Router
+from tpu_tgi.settings import LauncherSettings
+from tpu_tgi.shard_command import download_arguments, serve_arguments, shard_environment
+from tpu_tgi.shard_process import ShardDiedError, ShardProcess
+
+logger = logging.getLogger(__name__)
+
+# What the answers that are running when the shard dies need to say so.
+LAST_WORDS_SECONDS = 5.0
+
+# Between the failure of a call to the shard and the news that the shard is dead.
+OBITUARY_SECONDS = 2.0
+
+DOWNLOAD_STOP_SECONDS = 10.0
+
+
+class DownloadError(RuntimeError):
+    """The weights could not be fetched."""
+
+
+async def launch(settings: LauncherSettings) -> int:
+    """Serves until SIGTERM or SIGINT. Returns the exit code: 0 then, 1 after a line that says why."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        with reserve(settings.hostname, settings.port) as listener:
+            free_socket_path(settings.socket_path)
+            if not settings.is_local_model:
+                await download(settings, stopping)
+            if not stop.is_set():
+                await run(settings, listener, stopping)
+    except (
+        InvalidSettingError,
+        RouterStartError,
+        ShardDiedError,
+        ShardProtocolError,
+        DownloadError,
+    ) as error:
+        logger.error("%s", error)
+        return 1
+    finally:
+        stopping.cancel()
+    logger.info("Stopped")
+    return 0
+
+
+async def download(settings: LauncherSettings, stopping: asyncio.Task[Any]) -> None:
+    """Fetches a hub model; gives up if `stopping` is done first. Raises DownloadError."""
+    process = await ShardProcess.start(download_arguments(settings), shard_environment(settings))
+    finished = asyncio.create_task(process.finished())
+    try:
+        await first_of(finished, stopping)
+        if finished.done() and (code := finished.result()) != 0:
+            process.log_errors()
+            raise DownloadError(
+                f"The weights of `--model-id {settings.router.model_id}` could not be fetched: "
+                f"exit code {code}"
+            )
+    finally:
+        await process.stop(DOWNLOAD_STOP_SECONDS)
+        await finished
+
+
+async def run(settings: LauncherSettings, listener: socket.socket, stopping: asyncio.Task[Any]) -> None:
+    """Runs shard and router until `stopping` is done. Raises what ended them otherwise."""
+    shard = await ShardProcess.start(serve_arguments(settings), shard_environment(settings))
+    exited = asyncio.create_task(shard.exited())
+    starting = asyncio.create_task(start_router(settings, shard))
+    serving: asyncio.Task[None] | None = None
+    try:
+        await first_of(starting, exited, stopping)
+        if not starting.done():
+            if exited.done():
+                exited.result()
+            return
+        error = starting.exception()
+        if error is not None and isinstance(error.__cause__, ShardError):
+            await raise_if_dead(exited)
+        router = starting.result()
+
+        serving = asyncio.create_task(router.serve(listener))
+        await first_of(serving, exited, stopping)
+        if not serving.done() and not exited.done():
+            logger.info("Stopping: new requests are refused, running ones are answered")
+            router.stop(settings.graceful_termination_timeout)
+            await first_of(serving, exited)
+        if exited.done():
+            # Whoever waits for an answer learns that there will be none.
+            router.stop(LAST_WORDS_SECONDS)
+            await asyncio.wait({serving}, timeout=2 * LAST_WORDS_SECONDS)
+            exited.result()
+        await serving
+    finally:
+        tasks = [task for task in (starting, serving, exited) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await shard.stop(settings.graceful_termination_timeout)
+
+
+async def start_router(settings: LauncherSettings, shard: ShardProcess) -> Router:
+    """Returns when the shard is warm. Raises RouterStartError."""
+    await shard.wait_for_socket(settings.socket_path)
+    return await Router.start(settings.router, settings.socket_path)
+
+
+async def raise_if_dead(exited: asyncio.Task[None]) -> None:
+    """A call failed: if the shard is dead, that is the reason to tell. Raises ShardDiedError."""
+    await asyncio.wait({exited}, timeout=OBITUARY_SECONDS)
+    if exited.done():
+        exited.result()
+
+
+async def first_of(*tasks: asyncio.Task[Any]) -> None:
+    """Returns when one of them is done."""
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,0 +1,61 @@
+"""The log: one line for each record, as text or as JSON, on stdout."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+# The stock launcher's levels, which are also the shard's.
+LEVELS = {
+    "TRACE": logging.DEBUG,
+    "DEBUG": logging.DEBUG,
+    "INFO": logging.INFO,
+    "SUCCESS": logging.INFO,
+    "WARN": logging.WARNING,
+    "WARNING": logging.WARNING,
+    "ERROR": logging.ERROR,
+    "CRITICAL": logging.CRITICAL,
+    "OFF": logging.CRITICAL + 1,
+}
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-01-31T12:00:00.000000Z  INFO text-generation-server: message`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"{timestamp(record)} {record.levelname:>5} {record.name}: {record.getMessage()}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormatter(logging.Formatter):
+    """The shape of the stock launcher's `--json-output`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {"message": record.getMessage()}
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(
+            {
+                "timestamp": timestamp(record),
+                "level": record.levelname,
+                "fields": fields,
+                "target": record.name,
+            },
+            ensure_ascii=False,
+        )
+
+
+def timestamp(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC).replace(tzinfo=None)
+    return f"{moment.isoformat(timespec='microseconds')}Z"
+
+
+def configure(level: str, json_output: bool) -> None:
+    """Everything that this process logs, libraries included, goes through one handler."""
+    logging.addLevelName(logging.WARNING, "WARN")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter() if json_output else TextFormatter())
+    logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)
+    # These speak of every connection and every file at level INFO.
+    for chatty in ("uvicorn", "httpx", "httpx2", "httpcore", "urllib3"):
+        logging.getLogger(chatty).setLevel(max(LEVELS[level], logging.WARNING))

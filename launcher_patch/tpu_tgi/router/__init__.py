@@ -1,0 +1,1 @@
+"""The embedded router: HTTP, validation, queue and continuous batching in front of one shard."""

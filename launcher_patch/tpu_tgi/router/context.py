@@ -1,0 +1,26 @@
+"""What the routes work with."""
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from tpu_tgi.router.health import Health
+from tpu_tgi.router.inference import Inference
+from tpu_tgi.router.limits import ServingLimits
+from tpu_tgi.router.settings import RouterSettings
+
+
+@dataclass(frozen=True)
+class RouterContext:
+    """One per app. compute_type: value of the response header `x-compute-type`."""
+
+    settings: RouterSettings
+    limits: ServingLimits
+    inference: Inference
+    health: Health
+    compute_type: str
+
+
+def context_of(request: Request) -> RouterContext:
+    context: RouterContext = request.app.state.context
+    return context

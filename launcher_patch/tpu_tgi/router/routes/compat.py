@@ -1,0 +1,29 @@
+"""POST /: what older clients call; the answer is an array of one, or a stream."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tpu_tgi.router.body import read_body
+from tpu_tgi.router.context import context_of
+from tpu_tgi.router.disconnect import unless_client_leaves
+from tpu_tgi.router.json_response import json_array_response
+from tpu_tgi.router.routes.generate import answer_request
+from tpu_tgi.router.routes.generate_stream import stream_answer
+from tpu_tgi.router.schemas import CompatGenerateRequest
+
+
+async def compat_generate(request: Request) -> Response:
+    """As /generate or /generate_stream by `stream`; the prompt is part of the text unless that is declined.
+
+    The stock router declines for models that the hub lists under another task than text generation; a
+    local directory has no task.
+    """
+    context = context_of(request)
+    body = await read_body(request, CompatGenerateRequest, context.settings.payload_limit)
+    if body.parameters.return_full_text is None:
+        full_text = body.parameters.model_copy(update={"return_full_text": True})
+        body = body.model_copy(update={"parameters": full_text})
+    if body.stream:
+        return stream_answer(context, body)
+    answer, headers = await unless_client_leaves(request, answer_request(context, body))
+    return json_array_response([answer], headers)

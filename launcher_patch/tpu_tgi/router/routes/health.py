@@ -1,0 +1,15 @@
+"""GET /health, /ping and /: can a request be served?"""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tpu_tgi.router.context import context_of
+from tpu_tgi.router.json_response import json_response
+from tpu_tgi.router.responses import ErrorBody
+
+
+async def health(request: Request) -> Response:
+    """An empty 200, or 503."""
+    if await context_of(request).health.check():
+        return Response()
+    return json_response(ErrorBody(error="unhealthy", error_type="healthcheck"), 503)

@@ -1,0 +1,33 @@
+"""GET /info: the model and the limits."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tpu_tgi.router.context import context_of
+from tpu_tgi.router.json_response import json_response
+from tpu_tgi.router.responses import InfoResponse
+from tpu_tgi.router.settings import ROUTER_NAME, ROUTER_VERSION
+
+
+async def info(request: Request) -> Response:
+    """Every key is always there; what a local directory cannot tell is null."""
+    context = context_of(request)
+    settings = context.settings
+    return json_response(
+        InfoResponse(
+            model_id=settings.model_id,
+            model_sha=None,
+            model_pipeline_tag=None,
+            max_concurrent_requests=settings.max_concurrent_requests,
+            max_best_of=settings.max_best_of,
+            max_stop_sequences=settings.max_stop_sequences,
+            max_input_tokens=context.limits.max_input_tokens,
+            max_total_tokens=context.limits.max_total_tokens,
+            validation_workers=settings.validation_workers,
+            max_client_batch_size=settings.max_client_batch_size,
+            router=ROUTER_NAME,
+            version=ROUTER_VERSION,
+            sha=None,
+            docker_label=None,
+        )
+    )

@@ -1,0 +1,153 @@
+"""The router's life: it warms the shard up, serves HTTP, and drains."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator
+from typing import Self
+
+import uvicorn
+
+from tpu_tgi.router.app import make_app
+from tpu_tgi.router.batching import BatchingLoop
+from tpu_tgi.router.blocks import BlockAllocator
+from tpu_tgi.router.context import RouterContext
+from tpu_tgi.router.errors import RouterStartError, ShardError
+from tpu_tgi.router.generation import ShardInfo
+from tpu_tgi.router.health import Health
+from tpu_tgi.router.inference import Inference
+from tpu_tgi.router.limits import ServingLimits, agree, prefill_tokens
+from tpu_tgi.router.queue import WaitingQueue
+from tpu_tgi.router.settings import RouterSettings
+from tpu_tgi.router.shard_client import ShardClient
+from tpu_tgi.router.tokenization import Tokenization, load_tokenizer
+from tpu_tgi.router.validation import ValidationLimits, Validator
+
+logger = logging.getLogger(__name__)
+
+
+class HttpServer(uvicorn.Server):
+    """Leaves signals to the launcher, and says when it accepts connections."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        except OSError as error:
+            raise RouterStartError(f"HTTP cannot be served, give another `--port`: {error}") from error
+        for listener in sockets or []:
+            host, port = listener.getsockname()[:2]
+            logger.info("Ready: serving on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+
+
+class Router:
+    """A router whose shard is warm. Made by `start`, used once."""
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        client: ShardClient,
+        info: ShardInfo,
+        limits: ServingLimits,
+        tokenization: Tokenization,
+    ) -> None:
+        self._client = client
+        self._tokenization = tokenization
+        queue = WaitingQueue(
+            BlockAllocator(limits.max_batch_total_tokens, info.block_size),
+            info.speculate,
+            info.support_chunking,
+        )
+        self._batching = BatchingLoop(
+            client=client,
+            queue=queue,
+            max_batch_size=settings.max_batch_size,
+            max_batch_prefill_tokens=limits.max_batch_prefill_tokens,
+            max_batch_total_tokens=limits.max_batch_total_tokens,
+            support_chunking=info.support_chunking,
+        )
+        validator = Validator(
+            ValidationLimits(
+                max_best_of=settings.max_best_of,
+                max_stop_sequences=settings.max_stop_sequences,
+                max_top_n_tokens=settings.max_top_n_tokens,
+                max_input_tokens=limits.max_input_tokens,
+                max_total_tokens=limits.max_total_tokens,
+            ),
+            tokenization.count,
+        )
+        health = Health(client)
+        context = RouterContext(
+            settings=settings,
+            limits=limits,
+            inference=Inference(validator, queue, health, settings.max_concurrent_requests),
+            health=health,
+            # The stock launcher's form: number of shards and device.
+            compute_type=settings.compute_type or f"1-{info.device_type}",
+        )
+        config = uvicorn.Config(make_app(context), log_config=None, access_log=False, lifespan="off")
+        self._http = HttpServer(config)
+
+    @classmethod
+    async def start(cls, settings: RouterSettings, socket_path: str) -> Self:
+        """Connects, clears and warms the shard up in the stock router's order (protocol section 1.3).
+
+        Raises RouterStartError if shard and settings do not fit each other, or if the shard refuses.
+        """
+        client = ShardClient(socket_path)
+        try:
+            shards = await client.service_discovery()
+            if shards != [socket_path]:
+                raise RouterStartError(
+                    f"The embedded router serves one shard, {socket_path}; it was told of {shards}"
+                )
+            await client.clear_cache(None)
+            info = await client.info()
+            logger.info("Warming up the shard")
+            warm = await client.warm_up(
+                settings.max_input_tokens,
+                prefill_tokens(settings, info),
+                settings.max_total_tokens,
+                settings.max_batch_size,
+            )
+            limits = agree(settings, info, warm)
+            logger.info("Shard (%s, %s) and router agree on %s", info.device_type, info.dtype, limits)
+            tokenizer = await asyncio.to_thread(load_tokenizer, settings.model_id, settings.revision)
+        except ShardError as error:
+            await client.close()
+            raise RouterStartError(f"The shard could not be warmed up: {error}") from error
+        except BaseException:
+            await client.close()
+            raise
+        return cls(settings, client, info, limits, Tokenization(tokenizer, settings.validation_workers))
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Serves until `stop` is called and everybody is answered; `listener` is bound and not yet listening.
+
+        Raises what ended the batching loop, if that ends first, and RouterStartError if the port is taken.
+        """
+        batching = asyncio.create_task(self._batching.run(), name="batching")
+        http = asyncio.create_task(self._http.serve([listener]), name="http")
+        try:
+            await asyncio.wait({batching, http}, return_when=asyncio.FIRST_COMPLETED)
+            if batching.done():
+                # Its clients were told; let the answers out before the reason is raised.
+                self.stop(timeout=1)
+                await http
+                batching.result()
+            http.result()
+        finally:
+            for task in (http, batching):
+                task.cancel()
+            await asyncio.gather(http, batching, return_exceptions=True)
+            self._tokenization.close()
+            await self._client.close()
+
+    def stop(self, timeout: float) -> None:
+        """New connections are refused from now on; running answers have `timeout` seconds to finish."""
+        self._http.config.timeout_graceful_shutdown = max(1, round(timeout))
+        self._http.should_exit = True

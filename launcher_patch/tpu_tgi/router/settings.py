@@ -1,0 +1,36 @@
+"""What the router is told by the launcher."""
+
+from dataclasses import dataclass
+
+# Versions under which clients know these routes: the stock router reports them in /info.
+ROUTER_NAME = "text-generation-router"
+ROUTER_VERSION = "3.3.6-dev0"
+
+
+@dataclass(frozen=True)
+class RouterSettings:
+    """The stock router's options, with the stock router's meaning. Lengths are in tokens.
+
+    Attributes:
+        max_input_tokens, max_total_tokens: None leaves them to the shard.
+        max_batch_prefill_tokens: prompt tokens in one prefill; None is 4096, less where the shard holds less.
+        max_batch_size: None leaves it to the shard's cache.
+        payload_limit: bytes of a request body.
+        validation_workers: threads that tokenise prompts.
+        compute_type: the response header `x-compute-type`; None names the shard's device.
+    """
+
+    model_id: str
+    revision: str | None = None
+    max_concurrent_requests: int = 128
+    max_best_of: int = 2
+    max_stop_sequences: int = 4
+    max_top_n_tokens: int = 5
+    max_input_tokens: int | None = None
+    max_total_tokens: int | None = None
+    max_batch_prefill_tokens: int | None = None
+    max_batch_size: int | None = None
+    max_client_batch_size: int = 4
+    payload_limit: int = 2_000_000
+    validation_workers: int = 2
+    compute_type: str | None = None

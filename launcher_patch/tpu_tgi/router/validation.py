@@ -1,0 +1,159 @@
+"""What a request may ask for. Order and texts are the stock router's (HTTP reference, 1.3 and 3.1)."""
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from tpu_tgi.router.errors import ValidationError
+from tpu_tgi.router.generation import ValidRequest
+from tpu_tgi.router.responses import to_float32
+from tpu_tgi.router.schemas import GenerateParameters, GenerateRequest
+
+# The stock router schedules at most this many tokens at a time. Here nothing is cut, but whether a request
+# fits is decided, and reported, with the length of its first piece.
+FIRST_PIECE = 1024
+
+CountTokens = Callable[[str, bool], Awaitable[int]]
+
+
+@dataclass(frozen=True)
+class ValidationLimits:
+    """Lengths in tokens. max_input_tokens is less than max_total_tokens."""
+
+    max_best_of: int
+    max_stop_sequences: int
+    max_top_n_tokens: int
+    max_input_tokens: int
+    max_total_tokens: int
+
+
+class Validator:
+    """Turns request bodies into requests that the shard can serve, or refuses them.
+
+    Args:
+        count_tokens: of a text, with or without special tokens.
+    """
+
+    def __init__(self, limits: ValidationLimits, count_tokens: CountTokens) -> None:
+        self._limits = limits
+        self._count_tokens = count_tokens
+
+    def check_best_of(self, best_of: int) -> None:
+        """Raises ValidationError; checked before everything else where `best_of` is above 1."""
+        limit = self._limits.max_best_of
+        if limit == 1 and best_of != 1:
+            raise ValidationError("`best_of` != 1 is not allowed for this endpoint")
+        if best_of > limit:
+            raise ValidationError(f"`best_of` must be > 0 and <= {limit}. Given: {best_of}")
+
+    async def validate(self, body: GenerateRequest, add_special_tokens: bool = True) -> ValidRequest:
+        """The request with every default filled in, a random seed included. Raises ValidationError."""
+        parameters = body.parameters
+        sampling = check_sampling(parameters)
+        if parameters.max_new_tokens == 0:
+            raise ValidationError("`max_new_tokens` must be strictly positive")
+        limits = self._limits
+        if len(parameters.stop) > limits.max_stop_sequences:
+            raise ValidationError(
+                f"`stop` supports up to {limits.max_stop_sequences} stop sequences. "
+                f"Given: {len(parameters.stop)}"
+            )
+        if parameters.seed is not None and (parameters.best_of or 1) > 1:
+            raise ValidationError("`seed` must not be set when `best_of` > 1")
+        if (parameters.top_n_tokens or 0) > limits.max_top_n_tokens:
+            raise ValidationError(
+                f"`top_n_tokens` must be >= 0 and <= {limits.max_top_n_tokens}. "
+                f"Given: {parameters.top_n_tokens}"
+            )
+        if not body.inputs:
+            raise ValidationError("`inputs` cannot be empty")
+        if parameters.truncate is not None and not 0 < parameters.truncate <= limits.max_input_tokens:
+            raise ValidationError(
+                f"`truncate` must be strictly positive and less than {limits.max_input_tokens}. "
+                f"Given: {parameters.truncate}"
+            )
+        input_length, max_new_tokens = await self._check_length(body, add_special_tokens)
+        if parameters.grammar is not None:
+            # The stock text of a server that was started without grammar support.
+            raise ValidationError("grammar is not supported")
+        return ValidRequest(
+            inputs=body.inputs,
+            input_length=input_length,
+            truncate=parameters.truncate or limits.max_input_tokens,
+            max_new_tokens=max_new_tokens,
+            seed=random.getrandbits(64) if parameters.seed is None else parameters.seed,
+            temperature=sampling.temperature,
+            top_k=parameters.top_k or 0,
+            top_p=sampling.top_p,
+            typical_p=sampling.typical_p,
+            do_sample=parameters.do_sample,
+            repetition_penalty=sampling.repetition_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            watermark=parameters.watermark,
+            stop_sequences=tuple(parameters.stop),
+            top_n_tokens=parameters.top_n_tokens or 0,
+            decoder_input_details=parameters.decoder_input_details,
+            add_special_tokens=add_special_tokens,
+            adapter_id=parameters.adapter_id,
+        )
+
+    async def _check_length(self, body: GenerateRequest, add_special_tokens: bool) -> tuple[int, int]:
+        """Tokens of the prompt after truncation, and tokens to generate at most."""
+        parameters, limits = body.parameters, self._limits
+        input_length = await self._count_tokens(body.inputs, add_special_tokens)
+        if parameters.truncate is not None:
+            input_length = min(input_length, parameters.truncate)
+        room = max(0, limits.max_total_tokens - input_length)
+        wanted = room if parameters.max_new_tokens is None else parameters.max_new_tokens
+        first_piece = min(wanted, FIRST_PIECE)
+        if input_length + first_piece > limits.max_total_tokens:
+            raise ValidationError(
+                f"`inputs` tokens + `max_new_tokens` must be <= {limits.max_total_tokens}. "
+                f"Given: {input_length} `inputs` tokens and {first_piece} `max_new_tokens`"
+            )
+        if input_length > limits.max_input_tokens:
+            raise ValidationError(
+                f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {input_length}"
+            )
+        return input_length, min(wanted, room)
+
+
+@dataclass(frozen=True)
+class SamplingNumbers:
+    """As 32-bit floats, which is what the shard receives."""
+
+    temperature: float
+    repetition_penalty: float
+    frequency_penalty: float
+    top_p: float
+    typical_p: float
+
+
+def check_sampling(parameters: GenerateParameters) -> SamplingNumbers:
+    """The numbers that shape the distribution, 1.0 or 0.0 where absent. Raises ValidationError."""
+    distribution = (parameters.temperature, parameters.top_k, parameters.top_p, parameters.typical_p)
+    samples = parameters.do_sample or any(value is not None for value in distribution)
+    if (parameters.best_of or 1) > 1 and not samples:
+        raise ValidationError("you must use sampling when `best_of` is > 1")
+    temperature = number(parameters.temperature, 1.0)
+    if not temperature > 0:
+        raise ValidationError("`temperature` must be strictly positive")
+    repetition_penalty = number(parameters.repetition_penalty, 1.0)
+    if not repetition_penalty > 0:
+        raise ValidationError("`repetition_penalty` must be strictly positive")
+    frequency_penalty = number(parameters.frequency_penalty, 0.0)
+    if not -2 <= frequency_penalty <= 2:
+        raise ValidationError("`frequency_penalty` must be >= -2.0 and <= 2.0")
+    top_p = number(parameters.top_p, 1.0)
+    if parameters.top_p is not None and not 0 < top_p < 1:
+        raise ValidationError("`top_p` must be > 0.0 and < 1.0")
+    typical_p = number(parameters.typical_p, 1.0)
+    if parameters.typical_p is not None and not 0 < typical_p < 1:
+        raise ValidationError("`typical_p` must be > 0.0 and < 1.0")
+    if parameters.top_k is not None and parameters.top_k <= 0:
+        raise ValidationError("`top_k` must be strictly positive")
+    return SamplingNumbers(temperature, repetition_penalty, frequency_penalty, top_p, typical_p)
+
+
+def number(value: float | None, absent: float) -> float:
+    return absent if value is None else to_float32(value)

@@ -1,0 +1,45 @@
+"""How `text-generation-server` is called: the contract of the stock launcher."""
+
+import os
+
+from tpu_tgi.settings import LauncherSettings
+
+
+def serve_arguments(settings: LauncherSettings) -> list[str]:
+    """What the stock launcher passes (protocol section 6.2), as far as it was given."""
+    arguments = ["serve", settings.router.model_id, "--uds-path", settings.shard_uds_path]
+    arguments += ["--logger-level", settings.logger_level, "--json-output"]
+    for name, value in (
+        ("--dtype", settings.dtype),
+        ("--revision", settings.router.revision),
+        ("--max-input-tokens", settings.router.max_input_tokens),
+    ):
+        if value is not None:
+            arguments += [name, str(value)]
+    return arguments
+
+
+def download_arguments(settings: LauncherSettings) -> list[str]:
+    """What the stock launcher passes before it serves (protocol section 6.1)."""
+    arguments = ["download-weights", settings.router.model_id, "--extension", ".safetensors"]
+    arguments += ["--logger-level", settings.logger_level, "--json-output"]
+    if settings.router.revision is not None:
+        arguments += ["--revision", settings.router.revision]
+    return arguments
+
+
+def shard_environment(settings: LauncherSettings) -> dict[str, str]:
+    """The launcher's own environment and what the stock launcher adds (protocol section 6.3)."""
+    environment = dict(os.environ)
+    environment.pop("LOG_LEVEL", None)
+    environment |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    environment["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    if "HF_API_TOKEN" in environment:
+        environment["HF_TOKEN"] = environment["HF_API_TOKEN"]
+    for name, value in (
+        ("MAX_TOTAL_TOKENS", settings.router.max_total_tokens),
+        ("MAX_BATCH_SIZE", settings.router.max_batch_size),
+    ):
+        if value is not None:
+            environment[name] = str(value)
+    return environment

@@ -1,0 +1,41 @@
+"""The shard's output, passed on line by line in a readable form."""
+
+import asyncio
+import json
+import logging
+from collections import deque
+
+from tpu_tgi.logs import LEVELS
+
+logger = logging.getLogger("text-generation-server")
+
+# Enough for any traceback.
+KEPT_LINES = 200
+
+# Longer lines are cut off by asyncio with an error, so this is far above any record.
+LINE_LIMIT = 2**22
+
+
+def forward_line(line: str) -> None:
+    """Logs one line of the shard's stdout: the text of a JSON record at its level, anything else as it is."""
+    line = line.rstrip()
+    if not line:
+        return
+    try:
+        record = json.loads(line)
+        text, level = record["text"].rstrip(), LEVELS[record["record"]["level"]["name"]]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        text, level = line, logging.INFO
+    logger.log(level, "%s", text)
+
+
+async def forward(stream: asyncio.StreamReader) -> None:
+    """Forwards stdout until it closes."""
+    while line := await stream.readline():
+        forward_line(line.decode(errors="replace"))
+
+
+async def keep(stream: asyncio.StreamReader, lines: deque[str]) -> None:
+    """Keeps the last lines of stderr, which are of interest only if the shard fails."""
+    while line := await stream.readline():
+        lines.append(line.decode(errors="replace").rstrip())

@@ -1,0 +1,120 @@
+"""The process `text-generation-server`: started, watched and stopped."""
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from text_generation_server.errors import InvalidSettingError
+
+from tpu_tgi.shard_log import KEPT_LINES, LINE_LIMIT, forward, keep
+
+logger = logging.getLogger(__name__)
+
+EXECUTABLE = "text-generation-server"
+POLL_SECONDS = 0.1
+REMINDER_SECONDS = 10.0
+
+# From <linux/prctl.h>.
+PR_SET_PDEATHSIG = 1
+
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+class ShardDiedError(RuntimeError):
+    """The shard ended by itself; the message says how."""
+
+
+class ShardProcess:
+    """One run of `text-generation-server`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._errors: deque[str] = deque(maxlen=KEPT_LINES)
+        if process.stdout is None or process.stderr is None:
+            raise ValueError("The output of the shard must be piped")
+        self._readers = [
+            asyncio.create_task(forward(process.stdout)),
+            asyncio.create_task(keep(process.stderr, self._errors)),
+        ]
+
+    @classmethod
+    async def start(cls, arguments: list[str], environment: Mapping[str, str]) -> Self:
+        """Raises InvalidSettingError if there is no such program in PATH."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                EXECUTABLE,
+                *arguments,
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                limit=LINE_LIMIT,
+                # Ctrl-C in a terminal is for the launcher, which stops the shard after the last answer.
+                process_group=0,
+                preexec_fn=end_with_parent,
+            )
+        except (FileNotFoundError, PermissionError) as error:
+            raise InvalidSettingError(
+                f"`{EXECUTABLE}` cannot be run from PATH: install the package, or activate its environment"
+            ) from error
+        return cls(process)
+
+    async def wait_for_socket(self, path: str) -> None:
+        """Returns when the socket exists, which says that the model is loaded. There is no time limit."""
+        begin = last_reminder = time.monotonic()
+        while not Path(path).exists():
+            await asyncio.sleep(POLL_SECONDS)
+            now = time.monotonic()
+            if now - last_reminder >= REMINDER_SECONDS:
+                logger.info("Waiting for the shard to be ready: %.0f s", now - begin)
+                last_reminder = now
+
+    async def exited(self) -> None:
+        """Waits for the end, which is never expected: raises ShardDiedError after logging stderr."""
+        code = await self.finished()
+        self.log_errors()
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise ShardDiedError(f"The shard has died: {how}")
+
+    def log_errors(self) -> None:
+        """Logs the end of the shard's stderr."""
+        for line in self._errors:
+            logger.error("%s: %s", EXECUTABLE, line)
+
+    async def finished(self) -> int:
+        """The exit code, after all output was read; negative is a signal."""
+        code = await self._process.wait()
+        # A worker of the shard may hold the pipes open for longer than the shard lives.
+        await asyncio.wait(self._readers, timeout=1)
+        return code
+
+    async def stop(self, timeout: float) -> None:
+        """SIGTERM, and SIGKILL for its whole group after `timeout` seconds. It may be gone already."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            try:
+                await asyncio.wait_for(self._process.wait(), timeout)
+            except TimeoutError:
+                logger.warning("The shard did not stop within %.0f s and is killed", timeout)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                await self._process.wait()
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+
+
+def end_with_parent() -> None:
+    """Runs in the new process: a launcher that is killed outright takes its shard with it."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,220 @@
+"""`tpu-tgi` as its users and supervisors see it: start, end, and everything that can go wrong before."""
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+import pytest
+
+from front.launched import Launched, launched
+from front.running_front import wait_until
+
+
+class Launch(Protocol):
+    def __call__(
+        self, *options: str, environment: dict[str, str] | None = None
+    ) -> AbstractContextManager[Launched]: ...
+
+
+@pytest.fixture
+def launch(model_directory: Path, tmp_path: Path) -> Launch:
+    """Starts `tpu-tgi` with the given options and environment."""
+
+    @contextmanager
+    def start(*options: str, environment: dict[str, str] | None = None) -> Iterator[Launched]:
+        with launched(tmp_path, str(model_directory), *options, environment=environment) as running:
+            yield running
+
+    return start
+
+
+def is_running(pid: int) -> bool:
+    """False for a process that is gone, or that only waits to be buried by init."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def post(running: Launched, inputs: str, max_new_tokens: int) -> httpx.Response:
+    body = {"inputs": inputs, "parameters": {"max_new_tokens": max_new_tokens}}
+    return httpx.post(f"{running.url}/generate", json=body, timeout=20)
+
+
+def events(response: httpx.Response) -> Iterator[dict[str, Any]]:
+    for line in response.iter_lines():
+        if line:
+            yield json.loads(line.removeprefix("data: "))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_service_with_0_after_the_running_answers(launch: Launch, number: int) -> None:
+    with launch() as running:
+        running.wait_until_ready()
+        assert f"Ready: serving on {running.url}\n" in running.output
+        body = {"inputs": "a", "parameters": {"max_new_tokens": 40}}
+        with httpx.stream("POST", f"{running.url}/generate_stream", json=body) as response:
+            answer = events(response)
+            assert next(answer)["index"] == 1
+            running.signal(number)
+            *_, last = answer
+        assert last["index"] == 40
+        assert last["generated_text"].endswith(" é40")
+        assert running.exit_code() == 0
+        assert not is_running(running.shard_pid)
+
+
+def test_a_shard_that_is_killed_ends_the_service_with_1_and_its_clients_are_told(launch: Launch) -> None:
+    with launch() as running:
+        running.wait_until_ready()
+        with httpx.stream("POST", f"{running.url}/generate_stream", json={"inputs": "a"}) as response:
+            answer = events(response)
+            assert next(answer)["index"] == 1
+            os.kill(running.shard_pid, signal.SIGKILL)
+            *_, last = answer
+        assert last["error_type"] == "generation"
+        assert running.exit_code() == 1
+        assert "ERROR tpu_tgi.launcher: The shard has died: killed by SIGKILL\n" in running.output
+        assert "Traceback" not in running.output
+
+
+def test_a_launcher_that_is_killed_takes_its_shard_with_it(launch: Launch) -> None:
+    with launch() as running:
+        running.wait_until_ready()
+        shard = running.shard_pid
+        assert is_running(shard)
+        running.signal(signal.SIGKILL)
+        wait_until(lambda: not is_running(shard))
+
+
+def test_a_shard_that_ignores_sigterm_is_killed(launch: Launch) -> None:
+    with launch("--graceful-termination-timeout", "1", environment={"FAKE_IGNORES_SIGTERM": "1"}) as running:
+        running.wait_until_ready()
+        shard = running.shard_pid
+        running.signal(signal.SIGTERM)
+        assert running.exit_code() == 0
+        assert not is_running(shard)
+
+
+def test_a_shard_that_fails_at_start_is_reported_with_its_traceback(launch: Launch) -> None:
+    with launch(environment={"FAKE_FAILURE": "no such model"}) as running:
+        assert running.exit_code() == 1
+        assert "Traceback: no such model\n" in running.output
+        assert running.lines[-1].endswith("ERROR tpu_tgi.launcher: The shard has died: exit code 3\n")
+
+
+def test_sigterm_while_the_shard_loads_ends_with_0(launch: Launch) -> None:
+    with launch(environment={"FAKE_NEVER_READY": "1"}) as running:
+        wait_until(lambda: "called with serve" in running.output)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{running.url}/health")
+        running.signal(signal.SIGTERM)
+        assert running.exit_code() == 0
+
+
+def test_a_port_in_use_is_found_before_the_model_is_loaded(launch: Launch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with launch("--port", str(port)) as running:
+            assert running.exit_code() == 1
+            (line,) = running.lines
+            assert f"`--hostname 127.0.0.1 --port {port}` cannot be used: Address already in use" in line
+
+
+def test_a_socket_in_use_is_found_before_the_model_is_loaded(launch: Launch, tmp_path: Path) -> None:
+    path = tmp_path / "shard-0"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        with launch() as running:
+            assert running.exit_code() == 1
+            (line,) = running.lines
+            assert f"another shard listens on {path}" in line
+    assert path.exists()
+
+
+def test_a_socket_that_was_left_behind_is_replaced(launch: Launch, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "shard-0"))
+    with launch() as running:
+        running.wait_until_ready()
+        assert post(running, "a", 1).status_code == 200
+
+
+def test_a_missing_server_program_is_one_clear_line(launch: Launch, tmp_path: Path) -> None:
+    with launch(environment={"PATH": str(tmp_path)}) as running:
+        assert running.exit_code() == 1
+        (line,) = running.lines
+        assert "`text-generation-server` cannot be run from PATH" in line
+
+
+def test_limits_that_the_shard_does_not_meet_end_the_service_with_1(launch: Launch) -> None:
+    with launch("--max-batch-prefill-tokens", "8") as running:
+        assert running.exit_code() == 1
+        assert "`--max-batch-prefill-tokens 8` must be >= 63, the longest prompt" in running.lines[-1]
+        assert not is_running(running.shard_pid)
+
+
+def test_options_reach_the_shard(launch: Launch) -> None:
+    with launch("--dtype", "float32", "--max-input-tokens", "20", "--max-total-tokens", "32") as running:
+        running.wait_until_ready()
+        (called,) = [line for line in running.lines if "called with serve" in line]
+        assert "--dtype float32" in called
+        assert "--max-input-tokens 20" in called
+        info = httpx.get(f"{running.url}/info").json()
+        assert (info["max_input_tokens"], info["max_total_tokens"]) == (20, 32)
+
+
+def test_options_are_read_from_the_environment_and_the_two_numbers_too(launch: Launch) -> None:
+    environment = {"HF_SEQUENCE_LENGTH": "48", "HF_BATCH_SIZE": "2", "MAX_CONCURRENT_REQUESTS": "7"}
+    with launch(environment=environment) as running:
+        running.wait_until_ready()
+        info = httpx.get(f"{running.url}/info").json()
+        assert (info["max_total_tokens"], info["max_concurrent_requests"]) == (48, 7)
+        assert "max_batch_total_tokens=144" in running.output
+
+
+def test_contradicting_options_end_the_service_with_1(launch: Launch) -> None:
+    with launch("--max-batch-size", "4", environment={"HF_BATCH_SIZE": "8"}) as running:
+        assert running.exit_code() == 1
+        assert running.output == (
+            "Error: `--max-batch-size 4` contradicts `HF_BATCH_SIZE=8`: "
+            "give one of them, or `--max-batch-size 8`\n"
+        )
+
+
+def test_an_unknown_option_is_refused(launch: Launch) -> None:
+    with launch("--num-shard", "2") as running:
+        assert running.exit_code() == 2
+        assert "--num-shard" in running.output
+
+
+def test_the_log_is_readable_and_on_demand_json(launch: Launch) -> None:
+    with launch() as running:
+        running.wait_until_ready()
+        assert any(
+            line.endswith(f" INFO text-generation-server: loaded by process {running.shard_pid}\n")
+            for line in running.lines
+        )
+    with launch("--json-output") as running:
+        running.wait_until_ready()
+        records = [json.loads(line) for line in running.lines]
+        assert {"timestamp", "level", "fields", "target"} == set(records[0])
+        assert any(record["fields"]["message"].startswith("loaded by") for record in records)
+
+
+def test_a_model_that_is_no_directory_is_downloaded_first(launch: Launch) -> None:
+    with launch(
+        "--model-id", "some/model", "--revision", "abc", environment={"FAKE_FAILURE": "x"}
+    ) as running:
+        assert running.exit_code() == 1
+        assert "download-weights some/model --extension .safetensors" in running.output
+        assert "--revision abc" in running.output
+        assert "The weights of `--model-id some/model` could not be fetched: exit code 3" in running.lines[-1]
