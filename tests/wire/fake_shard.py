@@ -1,0 +1,57 @@
+"""`text-generation-server` as it is, except that the loaded model spells: see `spelling_model`.
+
+A prompt with BREAK breaks the engine; one with SLOW takes a second for each step.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from text_generation_server.engine.fake import FakeEngine
+from text_generation_server.errors import UnsupportedModelError
+
+
+@dataclass(frozen=True)
+class LoadedEngine:
+    engine: FakeEngine
+    tokenizer: Any
+    eos_token_ids: frozenset[int]
+
+
+def load_engine(
+    model_directory: Path, *, batch_size: int, max_length: int | None, dtype: str | None
+) -> LoadedEngine:
+    # Not earlier, since transformers and huggingface_hub read the environment when they are imported.
+    from wire.spelling_model import eos_id, next_letter, spelling_tokenizer
+
+    if (model_directory / "UNSUPPORTED").exists():
+        raise UnsupportedModelError("model type 'odd' is not supported. Supported: spelling.")
+    if (model_directory / "CRASH").exists():
+        raise ZeroDivisionError("a defect in the loader")
+    engine = FakeEngine(
+        next_token=next_letter(misbehave),
+        batch_size=batch_size,
+        max_length=max_length or 128,
+        vocab_size=len(spelling_tokenizer()),
+    )
+    return LoadedEngine(engine, spelling_tokenizer(), frozenset({eos_id()}))
+
+
+def misbehave(text: str) -> None:
+    if "BREAK" in text:
+        raise RuntimeError("the device is gone")
+    if "SLOW" in text:
+        time.sleep(1)
+
+
+if __name__ == "__main__":
+    loader = ModuleType("text_generation_server.engine.xla.load")
+    loader.load_engine = load_engine  # type: ignore[attr-defined]
+    sys.modules[loader.__name__] = loader
+
+    from text_generation_server.cli import app
+
+    app(prog_name="text-generation-server")

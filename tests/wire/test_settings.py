@@ -1,0 +1,106 @@
+"""The static shape from flags and environment, and refusals of what would silently change results."""
+
+from typing import Any
+
+import pytest
+from text_generation_server.errors import InvalidSettingError
+from text_generation_server.settings import ServeFlags, Settings, read_settings
+
+
+def settings(environment: dict[str, str] | None = None, **flags: Any) -> Settings:
+    return read_settings("some/model", ServeFlags(**flags), environment or {})
+
+
+def test_nothing_given_means_four_slots_of_what_the_model_allows() -> None:
+    assert (settings().batch_size, settings().max_length, settings().max_input_tokens) == (4, None, None)
+    assert settings().socket_path == "/tmp/text-generation-server-0"
+
+
+@pytest.mark.parametrize("batch_size", ["HF_BATCH_SIZE", "MAX_BATCH_SIZE"])
+@pytest.mark.parametrize("max_length", ["HF_SEQUENCE_LENGTH", "MAX_TOTAL_TOKENS"])
+def test_either_name_gives_the_shape(batch_size: str, max_length: str) -> None:
+    read = settings({batch_size: "8", max_length: "512"})
+    assert (read.batch_size, read.max_length) == (8, 512)
+
+
+def test_both_names_may_agree() -> None:
+    assert settings({"HF_BATCH_SIZE": "8", "MAX_BATCH_SIZE": "8"}).batch_size == 8
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("HF_BATCH_SIZE", "MAX_BATCH_SIZE"), ("HF_SEQUENCE_LENGTH", "MAX_TOTAL_TOKENS")]
+)
+def test_a_contradiction_is_refused_with_both_names_and_values(first: str, second: str) -> None:
+    with pytest.raises(InvalidSettingError) as refusal:
+        settings({first: "64", second: "65"})
+    assert f"{first}=64" in str(refusal.value)
+    assert f"{second}=65" in str(refusal.value)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "4.5", "four", "1e3", " "])
+@pytest.mark.parametrize(
+    "name", ["HF_BATCH_SIZE", "MAX_BATCH_SIZE", "HF_SEQUENCE_LENGTH", "MAX_TOTAL_TOKENS"]
+)
+def test_what_is_not_a_positive_integer_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(InvalidSettingError, match=f"{name} must be an integer of at least 1. Given: {value}"):
+        settings({name: value})
+
+
+def test_an_empty_variable_is_not_set() -> None:
+    assert settings({"HF_BATCH_SIZE": "", "MAX_TOTAL_TOKENS": ""}).batch_size == 4
+
+
+def test_the_longest_prompt_leaves_room_for_a_token() -> None:
+    assert settings({"MAX_TOTAL_TOKENS": "512"}, max_input_tokens=511).max_input_tokens == 511
+    with pytest.raises(InvalidSettingError, match=r"--max-input-tokens \(512\) .* 511 or less"):
+        settings({"MAX_TOTAL_TOKENS": "512"}, max_input_tokens=512)
+
+
+@pytest.mark.parametrize("name", ["MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH"])
+def test_the_longest_prompt_may_come_from_the_launchers_environment_and_a_flag_wins(name: str) -> None:
+    assert settings({name: "100"}).max_input_tokens == 100
+    assert settings({name: "100"}, max_input_tokens=50).max_input_tokens == 50
+
+
+@pytest.mark.parametrize(
+    ("environment", "flags", "named"),
+    [
+        ({}, {"quantize": "gptq"}, ["--quantize gptq", "quantization_config"]),
+        ({}, {"quantize": "bitsandbytes-nf4"}, ["--quantize bitsandbytes-nf4"]),
+        ({}, {"speculate": 2}, ["--speculate 2"]),
+        ({}, {"kv_cache_dtype": "fp8_e4m3fn"}, ["--kv-cache-dtype fp8_e4m3fn"]),
+        ({}, {"sharded": True}, ["--num-shard 1"]),
+        ({}, {"dtype": "int8"}, ["--dtype", "bfloat16", "int8"]),
+        ({}, {"max_input_tokens": 0}, ["--max-input-tokens", "0"]),
+        ({}, {"uds_path": "/tmp/" + "x" * 110}, ["--uds-path is too long"]),
+        ({"WORLD_SIZE": "8"}, {}, ["--num-shard 1"]),
+        ({"NUM_SHARD": "2"}, {}, ["--num-shard 1"]),
+        ({"LORA_ADAPTERS": "some/adapter"}, {}, ["LORA_ADAPTERS=some/adapter"]),
+        ({"ROPE_SCALING": "dynamic"}, {}, ["ROPE_SCALING=dynamic", "--rope-scaling"]),
+        ({"ROPE_FACTOR": "2.0"}, {}, ["ROPE_FACTOR=2.0", "--rope-factor"]),
+        ({"REQUEST_LOGPROBS": "1"}, {}, ["REQUEST_LOGPROBS=1", "--enable-prefill-logprobs"]),
+        ({"REQUEST_LOGPROBS": "True"}, {}, ["REQUEST_LOGPROBS=True"]),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(
+    environment: dict[str, str], flags: dict[str, Any], named: list[str]
+) -> None:
+    with pytest.raises(InvalidSettingError) as refusal:
+        settings(environment, **flags)
+    for words in named:
+        assert words in str(refusal.value)
+
+
+def test_what_launchers_always_set_is_no_wish() -> None:
+    always = {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "29500",
+        "CUDA_GRAPHS": "1,2,4,8,16,32",
+        "ATTENTION": "paged",
+        "PREFIX_CACHING": "1",
+        "LORA_ADAPTERS": "",
+        "REQUEST_LOGPROBS": "0",
+    }
+    assert settings(always, speculate=0).batch_size == 4
