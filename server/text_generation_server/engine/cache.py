@@ -136,6 +136,11 @@ class SlotLayer(CacheLayerMixin):
         return int(self.keys.shape[1])
 
 
-def slot_cache(keys: list[Tensor], values: list[Tensor], step: CacheStep) -> Cache:
-    """A transformers cache over existing tensors, for one forward."""
-    return Cache(layers=[SlotLayer(k, v, step) for k, v in zip(keys, values, strict=True)])
+def slot_cache(tensors: list[Tensor], step: CacheStep) -> Cache:
+    """A transformers cache over existing tensors (keys and values of each layer in turn), for one forward."""
+    return Cache(layers=[SlotLayer(k, v, step) for k, v in zip(tensors[0::2], tensors[1::2], strict=True)])
+
+
+def successors(cache: Cache) -> list[Tensor]:
+    """The tensors after the forward, in the order of `slot_cache`."""
+    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]

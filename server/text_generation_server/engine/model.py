@@ -153,6 +153,8 @@ def load_model(directory: Path, max_length: int | None, dtype: torch.dtype) -> H
             f"the weights in {directory} do not fit config.json: {len(missing)} tensors are missing, "
             f"for example {missing[0]}"
         )
+    # Some models look for padding in their input when they know its id: a read-back in every step.
+    model.config.pad_token_id = None
     model.eval()
     shape, vocab_size = probe(model)
     return HostModel(model, shape, length, vocab_size, dtype)
@@ -170,8 +172,7 @@ def probe(model: nn.Module) -> tuple[CacheShape, int]:
     It also finds models whose attention asks for what `attention.attend` does not do.
     """
     layers = model.config.num_hidden_layers
-    nothing = [torch.empty(0)] * layers
-    cache = slot_cache(nothing, nothing, ProbeStep())
+    cache = slot_cache([torch.empty(0)] * (2 * layers), ProbeStep())
     token = torch.zeros((1, 1), dtype=torch.int32)
     try:
         with torch.no_grad():

@@ -13,21 +13,18 @@ INTEGER_COLUMNS = ("top_k", "samples", "seed_low", "seed_high")
 
 
 @dataclass
-class DecodeState:
-    """The decode state of a static batch. Programs take it and return its successor.
+class SlotRows:
+    """What a slot needs beside its cache, one row per slot.
 
     Attributes:
-        keys, values: per layer, [slots, length, key_value_heads, head_dim] in the cache's dtype.
         tokens: [slots] int32, the last chosen token, not yet in the cache.
         positions: [slots] int32, where that token goes.
         floats: [slots, len(FLOAT_COLUMNS)] float32.
         integers: [slots, len(INTEGER_COLUMNS)] int32.
-        counts: [slots, vocabulary] int32, how often each token occurs in prompt and output. Only the
-            prefill and the sampling decode keep it up to date: see `programs`.
+        counts: [slots, vocabulary] int32, how often each token occurs in prompt and output. Only admission
+            and the sampling decode keep it up to date: see `programs`.
     """
 
-    keys: list[Tensor]
-    values: list[Tensor]
     tokens: Tensor
     positions: Tensor
     floats: Tensor
@@ -35,19 +32,29 @@ class DecodeState:
     counts: Tensor
 
     def flatten(self) -> list[Tensor]:
-        """Keys and values by layer first, in the order in which a forward meets them; then the rest.
+        return [self.tokens, self.positions, self.floats, self.integers, self.counts]
 
-        The compiler pairs a donated buffer with the output of equal size by their order, so this order
-        is what makes each cache tensor its own successor.
-        """
-        interleaved = [tensor for pair in zip(self.keys, self.values, strict=True) for tensor in pair]
-        return [*interleaved, self.tokens, self.positions, self.floats, self.integers, self.counts]
+
+@dataclass
+class DecodeState:
+    """The decode state of a static batch. Programs take it, or a part of it, and return its successor.
+
+    Attributes:
+        cache: keys and values of layer 0, keys and values of layer 1, ...; [slots, length,
+            key_value_heads, head_dim] each. A forward meets them in this order, and the compiler pairs a donated
+            buffer with the output of equal size by order: so each becomes its own successor.
+    """
+
+    cache: list[Tensor]
+    rows: SlotRows
+
+    def flatten(self) -> list[Tensor]:
+        return [*self.cache, *self.rows.flatten()]
 
     @staticmethod
     def unflatten(tensors: list[Tensor]) -> "DecodeState":
         """The inverse of `flatten`."""
-        *cache, tokens, positions, floats, integers, counts = tensors
-        return DecodeState(cache[0::2], cache[1::2], tokens, positions, floats, integers, counts)
+        return DecodeState(tensors[:-5], SlotRows(*tensors[-5:]))
 
 
 @dataclass(frozen=True)
@@ -71,13 +78,14 @@ def initial_state(
 
     neutral = SamplingParameters()
     return DecodeState(
-        keys=[cache(key) for key, _ in shape.layers],
-        values=[cache(value) for _, value in shape.layers],
-        tokens=torch.zeros(slots, dtype=torch.int32).to(device),
-        positions=torch.zeros(slots, dtype=torch.int32).to(device),
-        floats=float_parameters(neutral).expand(slots, -1).contiguous().to(device),
-        integers=integer_parameters(neutral).expand(slots, -1).contiguous().to(device),
-        counts=torch.zeros((slots, vocabulary), dtype=torch.int32).to(device),
+        cache=[cache(heads_and_dim) for layer in shape.layers for heads_and_dim in layer],
+        rows=SlotRows(
+            tokens=torch.zeros(slots, dtype=torch.int32).to(device),
+            positions=torch.zeros(slots, dtype=torch.int32).to(device),
+            floats=float_parameters(neutral).expand(slots, -1).contiguous().to(device),
+            integers=integer_parameters(neutral).expand(slots, -1).contiguous().to(device),
+            counts=torch.zeros((slots, vocabulary), dtype=torch.int32).to(device),
+        ),
     )
 
 

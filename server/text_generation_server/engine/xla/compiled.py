@@ -6,7 +6,7 @@ a flat list of tensors in and out; `torch_xla._dynamo.dynamo_bridge` is where th
 private, hence torch_xla is pinned.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -15,11 +15,11 @@ from torch import Tensor
 from torch_xla import _XLAC
 from torch_xla.utils.buffer_donor_context import alias_with_buffer_donor_config
 
-Flat = Callable[[list[Tensor]], list[Tensor]]
+from text_generation_server.engine.programs import Program
 
 
 class Trace:
-    """The recorded graph of one function, not yet compiled. Use it as a context: leaving it forgets the graph.
+    """The recorded graph of one program, not yet compiled. Use it as a context: leaving it forgets the graph.
 
     Attributes:
         outputs: the outputs that are computed, in the function's order. An output that is one of the arguments,
@@ -30,19 +30,19 @@ class Trace:
         bound: for each parameter, that tensor, or None for an argument.
     """
 
-    def __init__(self, function: Flat, arguments: Sequence[Tensor]) -> None:
-        """Records `function`, which must not change its arguments in place. Nothing is executed.
+    def __init__(self, program: Program) -> None:
+        """Records the program. Nothing is executed.
 
         Raises:
             RuntimeError: the function needs a value while it is being recorded (a read-back, a fallback to the CPU).
         """
         torch_xla.sync(wait=True)
-        arguments = list(arguments)
+        arguments = program.arguments
         argument_of = {_XLAC._xla_get_tensor_id(tensor): i for i, tensor in enumerate(arguments)}
         _XLAC._set_allow_execution(False)
         try:
             with torch.no_grad():
-                outputs = function(arguments)
+                outputs = program.function(list(arguments))
         finally:
             _XLAC._set_allow_execution(True)
         identity = {id(tensor): i for i, tensor in enumerate(arguments)}
@@ -65,17 +65,13 @@ class Trace:
 class CompiledProgram:
     """One XLA executable: `run` takes and returns flat lists of tensors and never traces or compiles."""
 
-    def __init__(self, function: Flat, arguments: Sequence[Tensor], donated: int) -> None:
+    def __init__(self, program: Program) -> None:
         """Traces and compiles. Nothing is executed, and the arguments keep their values.
 
-        Args:
-            function: pure; must not change its arguments in place.
-            arguments: tensors on the device, already computed, with the shapes of all later runs.
-            donated: the first `donated` arguments give their buffers to the outputs; a caller must not use
-                them again after `run`. Arguments that are passed through are not donated.
+        A caller of `run` must not use donated arguments again. Arguments that are passed through are not donated.
         """
-        with Trace(function, arguments) as trace:
-            donors = [arguments[i] for i in range(donated) if i not in trace.passed.values()]
+        with Trace(program) as trace:
+            donors = [program.arguments[i] for i in range(program.donated) if i not in trace.passed.values()]
             for tensor in donors:
                 _XLAC._set_buffer_donation(tensor, True)
             try:

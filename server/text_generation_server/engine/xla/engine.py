@@ -6,24 +6,29 @@ tensor between programs would be a small program of its own). `decode` sends not
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from loguru import logger
 from torch import Tensor, nn
 
+from text_generation_server.engine import programs
 from text_generation_server.engine.buckets import bucket_for, decode_lengths, prefill_buckets
 from text_generation_server.engine.contract import ChosenTokens, EngineLimits, PendingTokens, WarmupStep
-from text_generation_server.engine.programs import Program, decode_program, prefill_program
-from text_generation_server.engine.state import (
-    DecodeState,
-    float_parameters,
-    integer_parameters,
-)
+from text_generation_server.engine.programs import Program
+from text_generation_server.engine.state import DecodeState, float_parameters, integer_parameters
 from text_generation_server.engine.xla import measurement
 from text_generation_server.engine.xla.compiled import CompiledProgram
 from text_generation_server.sampling.parameters import SamplingParameters
+
+
+class ProgramKey(NamedTuple):
+    """Which program: its kind, and the length (a bucket, or the positions that a decode reads)."""
+
+    kind: str
+    length: int
 
 
 @dataclass
@@ -31,7 +36,7 @@ class LiveSlot:
     """What the host knows of a live slot.
 
     Attributes:
-        position: where its last token goes, as DecodeState.positions on the device.
+        position: where its last token goes, as SlotRows.positions on the device.
         plain: its choice is the plain arg max.
     """
 
@@ -42,19 +47,20 @@ class LiveSlot:
 class PendingArray:
     """The result of a program that may still be running.
 
-    It holds on to the state that the program consumed: releasing a buffer that a running program uses waits for
+    It holds on to the tensors that the program consumed: releasing a buffer that a running program uses waits for
     the program to end, which would turn every start into a wait.
     """
 
-    def __init__(self, packed: Tensor, consumed: DecodeState) -> None:
+    def __init__(self, packed: Tensor, consumed: list[Tensor]) -> None:
         self._packed: Tensor | None = packed
-        self._consumed: DecodeState | None = consumed
+        self._consumed = consumed
 
     def read(self) -> ChosenTokens:
         if self._packed is None:
             raise RuntimeError("these tokens were read before")
         tokens, logprobs = self._packed.cpu().unbind(dim=1)
-        self._packed = self._consumed = None
+        self._packed = None
+        self._consumed = []
         return ChosenTokens(tokens.to(torch.int64).tolist(), logprobs.tolist())
 
 
@@ -68,14 +74,21 @@ class XlaEngine:
     def __init__(self, model: nn.Module, state: DecodeState, limits: EngineLimits, device: torch.device) -> None:
         """`model` and `state` are on `device` already."""
         self._model = model
-        self._state = state
         self._limits = limits
         self._device = device
-        self._live: dict[int, LiveSlot] = {}
+        self._state = state.flatten()
+        # Each kind of program takes and replaces its part of the state.
+        cache_tensors = len(state.cache)
+        self._part = {
+            "prefill": slice(0, cache_tensors),
+            "admit": slice(cache_tensors, None),
+            "decode greedy": slice(0, None),
+            "decode sampling": slice(0, None),
+        }
+        self._compiled: dict[ProgramKey, CompiledProgram] = {}
         self._prefill_buckets = prefill_buckets(limits.max_length)
         self._decode_lengths = decode_lengths(limits.max_length)
-        self._prefill: dict[int, CompiledProgram] = {}
-        self._decode: dict[tuple[int, bool], CompiledProgram] = {}
+        self._live: dict[int, LiveSlot] = {}
         self._compilations: int | None = None
         self._fallbacks: list[str] = []
         self._failure: Exception | None = None
@@ -85,60 +98,55 @@ class XlaEngine:
     def limits(self) -> EngineLimits:
         return self._limits
 
+    def programs(self) -> Iterator[tuple[ProgramKey, Program]]:
+        """All programs, largest first, so that what does not fit in memory shows at once.
+
+        Each is made from the state as it is when the iterator reaches it.
+        """
+        model, longest = self._model, self._limits.max_length
+        logits = torch.zeros((1, self._limits.vocab_size), dtype=next(model.parameters()).dtype).to(self._device)
+        for bucket in reversed(self._prefill_buckets):
+            state = DecodeState.unflatten(self._state)
+            ids, placement = self._send_prompt(0, [0], bucket)
+            yield ProgramKey("prefill", bucket), programs.prefill(model, state.cache, ids, placement)
+        inputs = [logits, *self._send_prompt(0, [0], longest), *self._send_parameters(SamplingParameters())]
+        yield (
+            ProgramKey("admit", longest),
+            programs.admit(DecodeState.unflatten(self._state).rows, inputs),
+        )
+        for length in reversed(self._decode_lengths):
+            for kind in ("decode sampling", "decode greedy"):
+                state = DecodeState.unflatten(self._state)
+                yield ProgramKey(kind, length), programs.decode(model, state, length, kind == "decode sampling")
+
     def warm_up(self, progress: Callable[[WarmupStep], None]) -> None:
         if self._compilations is not None:
             return
-        # Largest first: what does not fit in memory shows at once.
-        prefills = self._prefill_buckets[::-1]
-        decodes = [(length, processed) for length in self._decode_lengths[::-1] for processed in (True, False)]
-        count = len(prefills) + len(decodes)
-        index = 0
-        for bucket in prefills:
-            index += 1
-            name = f"prefill of up to {bucket} tokens"
-            progress(self._compile_step(name, index, count, lambda b=bucket: self._warm_prefill(b)))  # type: ignore[misc]
-        for length, processed in decodes:
-            index += 1
-            name = f"decode over {length} positions, {'sampling' if processed else 'greedy'}"
-            progress(self._compile_step(name, index, count, lambda k=(length, processed): self._warm_decode(*k)))  # type: ignore[misc]
-        self._live.clear()
+        count = len(self._prefill_buckets) + 1 + 2 * len(self._decode_lengths)
+        started = time.perf_counter()
+        for index, (key, program) in enumerate(self.programs(), start=1):
+            self._compiled[key] = CompiledProgram(program)
+            # Run as well: the first run allocates, and a defect should show now.
+            self._run(key, program.arguments[program.donated :]).cpu()
+            now = time.perf_counter()
+            progress(WarmupStep(f"{key.kind} {key.length}", index, count, now - started))
+            started = now
         self._compilations = measurement.compilations()
         self._fallbacks = measurement.fallbacks()
         if self._fallbacks:
             logger.error(f"Operations that run on the host in every step: {', '.join(self._fallbacks)}")
 
-    def _compile_step(self, name: str, index: int, count: int, work: Callable[[], PendingTokens]) -> WarmupStep:
-        started = time.perf_counter()
-        work().read()
-        return WarmupStep(name, index, count, time.perf_counter() - started)
-
-    def _warm_prefill(self, bucket: int) -> PendingTokens:
-        inputs = self._prefill_inputs(0, [0], bucket, SamplingParameters())
-        self._prefill[bucket] = self._compile(prefill_program(self._model), inputs)
-        return self._run(self._prefill[bucket], inputs)
-
-    def _warm_decode(self, length: int, processed: bool) -> PendingTokens:
-        self._decode[length, processed] = self._compile(decode_program(self._model, length, processed), [])
-        return self._run(self._decode[length, processed], [])
-
-    def _compile(self, program: Program, inputs: list[Tensor]) -> CompiledProgram:
-        state = self._state.flatten()
-
-        def flat(arguments: list[Tensor]) -> list[Tensor]:
-            successor, result = program(DecodeState.unflatten(arguments[: len(state)]), arguments[len(state) :])
-            return [*successor.flatten(), result]
-
-        return CompiledProgram(flat, [*state, *inputs], donated=len(state))
-
-    def _run(self, program: CompiledProgram, inputs: list[Tensor]) -> PendingTokens:
+    def _run(self, key: ProgramKey, inputs: list[Tensor]) -> Tensor:
+        """Starts a program on its part of the state, replaces that part, and returns the result."""
+        part = self._part[key.kind]
         try:
-            *state, result = program.run([*self._state.flatten(), *inputs])
+            *successors, result = self._compiled[key].run([*self._state[part], *inputs])
         except Exception as error:
-            # The state's buffers are gone with the failed program: nothing can be served any more.
+            # The donated buffers are gone with the failed program: nothing can be served any more.
             self._failure = error
             raise
-        consumed, self._state = self._state, DecodeState.unflatten(state)
-        return PendingArray(result, consumed)
+        self._state[part] = successors
+        return result
 
     def prefill(self, slot: int, token_ids: Sequence[int], sampling: SamplingParameters) -> PendingTokens:
         length = len(token_ids)
@@ -147,19 +155,24 @@ class XlaEngine:
         if slot in self._live:
             raise RuntimeError(f"slot {slot} is in use")
         bucket = bucket_for(length, self._prefill_buckets)
-        pending = self._run(self._prefill[bucket], self._prefill_inputs(slot, token_ids, bucket, sampling))
+        ids, placement = self._send_prompt(slot, token_ids, bucket)
+        padded, _ = self._send_prompt(slot, token_ids, self._limits.max_length)
+        parameters = self._send_parameters(sampling)
+        consumed = [*self._state, ids, padded, placement, *parameters]
+        logits = self._run(ProgramKey("prefill", bucket), [ids, placement])
+        packed = self._run(ProgramKey("admit", self._limits.max_length), [logits, padded, placement, *parameters])
         self._live[slot] = LiveSlot(length, sampling.is_plain_greedy)
         self._watch_compilations()
-        return pending
+        return PendingArray(packed, [*consumed, logits])
 
-    def _prefill_inputs(
-        self, slot: int, token_ids: Sequence[int], bucket: int, sampling: SamplingParameters
-    ) -> list[Tensor]:
+    def _send_prompt(self, slot: int, token_ids: Sequence[int], bucket: int) -> tuple[Tensor, Tensor]:
         ids = torch.zeros((1, bucket), dtype=torch.int32)
         ids[0, : len(token_ids)] = torch.tensor(token_ids, dtype=torch.int32)
         placement = torch.tensor([slot, len(token_ids)], dtype=torch.int32)
-        host = [ids, placement, float_parameters(sampling), integer_parameters(sampling)]
-        return [tensor.to(self._device) for tensor in host]
+        return ids.to(self._device), placement.to(self._device)
+
+    def _send_parameters(self, sampling: SamplingParameters) -> list[Tensor]:
+        return [float_parameters(sampling).to(self._device), integer_parameters(sampling).to(self._device)]
 
     def decode(self) -> PendingTokens:
         if not self._live:
@@ -167,12 +180,13 @@ class XlaEngine:
         # A slot that ran past its end while its last token was being read is clamped on the device too.
         furthest = min(max(slot.position for slot in self._live.values()), self._limits.max_length - 1)
         length = bucket_for(furthest + 1, self._decode_lengths)
-        processed = not all(slot.plain for slot in self._live.values())
-        pending = self._run(self._decode[length, processed], [])
+        plain = all(slot.plain for slot in self._live.values())
+        consumed = list(self._state)
+        packed = self._run(ProgramKey("decode greedy" if plain else "decode sampling", length), [])
         for slot in self._live.values():
             slot.position += 1
         self._watch_compilations()
-        return pending
+        return PendingArray(packed, consumed)
 
     def release(self, slot: int) -> None:
         self._live.pop(slot, None)
@@ -182,7 +196,9 @@ class XlaEngine:
             raise RuntimeError(f"the engine failed: {self._failure}") from self._failure
 
     def _watch_compilations(self) -> None:
-        assert self._compilations is not None, "warm_up comes first"
+        """Counts and reports what must not happen after warm-up."""
+        if self._compilations is None:
+            raise RuntimeError("the engine was not warmed up")
         compilations = measurement.compilations()
         if compilations != self._compilations:
             self.compilations_after_warm_up += compilations - self._compilations

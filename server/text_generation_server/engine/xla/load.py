@@ -46,36 +46,51 @@ def load_engine(
     tokenizer = host.load_tokenizer(model_directory)
     eos_token_ids = host.eos_token_ids(model_directory, config, tokenizer)
 
-    device = torch_xla.device()
-    on_cpu = runtime.device_type() == "CPU"
-    name = dtype or ("float32" if on_cpu else "bfloat16")
+    name = dtype or ("float32" if on_cpu() else "bfloat16")
     loaded = host.load_model(model_directory, max_length, host.DTYPES[name])
-    if on_cpu:
+    engine = place_on_device(loaded, batch_size)
+    logger.info(
+        f"Loaded {config.model_type} in {name}: batch size {batch_size}, sequence length {loaded.max_length}, "
+        f"KV cache {cache_bytes(loaded, batch_size) / 2**20:.0f} MiB"
+    )
+    return LoadedEngine(engine, tokenizer, eos_token_ids)
+
+
+def on_cpu() -> bool:
+    """True if XLA computes on the host's processor."""
+    return runtime.device_type() == "CPU"
+
+
+def place_on_device(loaded: host.HostModel, batch_size: int) -> XlaEngine:
+    """Moves the weights to the device, in the layout that it wants, and allocates the batch.
+
+    Raises:
+        InvalidSettingError: the weights and the cache do not fit in memory together.
+    """
+    device = torch_xla.device()
+    name = str(loaded.dtype).removeprefix("torch.")
+    if on_cpu():
         store_transposed(loaded.model)
     elif name == "float32":
         # A TPU multiplies float32 matrices in bfloat16 passes unless told otherwise.
         torch_xla.backends.set_mat_mul_precision("highest")
-    loaded.model.to(device)
-    if not on_cpu:
-        # Moving parameters to an XLA device unties them; a tied head would take its memory twice.
-        loaded.model.tie_weights()
     try:
+        loaded.model.to(device)
+        if not on_cpu():
+            # Moving parameters to an XLA device unties them; a tied head would take its memory twice.
+            loaded.model.tie_weights()
         state = initial_state(
             loaded.cache_shape, batch_size, loaded.max_length, loaded.vocab_size, loaded.dtype, device
         )
         torch_xla.sync(wait=True)
     except RuntimeError as error:
-        cache = cache_bytes(loaded, batch_size)
         raise InvalidSettingError(
-            f"HF_BATCH_SIZE={batch_size} and HF_SEQUENCE_LENGTH={loaded.max_length} need {cache / 2**30:.1f} GiB of KV "
-            f"cache, which does not fit beside the weights; lower one of them: {host.first_line(error)}"
+            f"HF_BATCH_SIZE={batch_size} and HF_SEQUENCE_LENGTH={loaded.max_length} need "
+            f"{cache_bytes(loaded, batch_size) / 2**30:.1f} GiB of KV cache, which does not fit beside the weights; "
+            f"lower one of them: {host.first_line(error)}"
         ) from error
     limits = EngineLimits(batch_size, loaded.max_length, loaded.vocab_size, name, "xla")
-    logger.info(
-        f"Loaded {config.model_type} in {name}: batch size {batch_size}, sequence length {loaded.max_length}, "
-        f"KV cache {cache_bytes(loaded, batch_size) / 2**20:.0f} MiB"
-    )
-    return LoadedEngine(XlaEngine(loaded.model, state, limits, device), tokenizer, eos_token_ids)
+    return XlaEngine(loaded.model, state, limits, device)
 
 
 def cache_bytes(loaded: host.HostModel, batch_size: int) -> int:

@@ -1,0 +1,54 @@
+"""Each architecture that is claimed generates, token for token, what transformers generates."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.engine.checkpoints import ARCHITECTURES, Expected, generate, save
+from tests.engine.driver import Driver, Run
+from text_generation_server.engine.model import SUPPORTED_MODEL_TYPES, load_model
+from text_generation_server.engine.xla import measurement
+from text_generation_server.engine.xla.load import place_on_device
+
+LENGTH = 96
+
+
+@pytest.mark.parametrize("model_type", SUPPORTED_MODEL_TYPES)
+def test_an_architecture_generates_what_transformers_generates(model_type: str, tmp_path: Path) -> None:
+    directory = save(model_type, tmp_path)
+    reference = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    chance = random.Random(model_type)
+    prompts = [[chance.randrange(3, 160) for _ in range(length)] for length in (1, 5, 23, 40)]
+    # 40 + 40 tokens: far beyond a sliding window of 16.
+    expected = [generate(reference, prompt, 40) for prompt in prompts]
+
+    engine = place_on_device(load_model(directory, LENGTH, torch.float32), batch_size=2)
+    engine.warm_up(lambda _: None)
+    driver = Driver(engine)
+    first = driver.join(0, prompts[0])
+    driver.step(7)
+    second = driver.join(1, prompts[1])
+    driver.step(32)
+    driver.leave(0)
+    third = driver.join(0, prompts[2])
+    driver.step(7)
+    driver.leave(1)
+    fourth = driver.join(1, prompts[3])
+    driver.step(39)
+
+    for run, answer in zip((first, second, third, fourth), expected, strict=True):
+        assert_same(run, answer)
+    assert engine.compilations_after_warm_up == 0
+    assert measurement.fallbacks() == []
+
+
+def assert_same(run: Run, expected: Expected) -> None:
+    assert run.tokens[:40] == expected.tokens
+    torch.testing.assert_close(run.logprobs[:40], expected.logprobs, rtol=1e-3, atol=1e-3)
+
+
+def test_every_architecture_that_is_claimed_has_a_checkpoint_here() -> None:
+    assert set(ARCHITECTURES) == set(SUPPORTED_MODEL_TYPES)
