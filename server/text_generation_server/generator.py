@@ -1,0 +1,283 @@
+"""The generator: prefill, decode, filter and clear batches of requests over the slots of one engine.
+
+It knows requests, text and slots; it knows neither protobuf nor the device. The rules for batches are what
+the stock routers count on: a prefill answers for its new requests only, a decode merges the batches that it
+names, requests may be missing from an answer, and no answer may name a request that was forgotten.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING
+
+from text_generation_server.engine.contract import ChosenTokens, Engine, PendingTokens
+from text_generation_server.errors import InvalidRequestError, UnknownBatchError
+from text_generation_server.requests import CachedBatch, GenerationRequest, StepOutcome, StepTimings
+from text_generation_server.slots import RequestState, SlotTable
+from text_generation_server.tokens import PromptEncoder, TokenDecoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class StartedStep:
+    """A decode step that runs on the device, and who held which slot when it was started."""
+
+    pending: PendingTokens
+    owners: dict[int, RequestState]
+
+
+@dataclass(frozen=True)
+class ChosenToken:
+    """One token that the engine chose for one request."""
+
+    owner: RequestState
+    id: int
+    logprob: float
+
+
+class Generator:
+    """Serves batches of requests; rows of a batch are independent and come and go at any time.
+
+    The engine always runs one decode step ahead: while a step runs on the device, the text of the step before
+    is made on the host. Requests may join and leave meanwhile, since a step's outcome is only given to those
+    who hold the same slot as when the step was started.
+
+    Each step advances every live slot. If a decode names only some of the batches, the tokens of the others
+    are kept and delivered by their own next decodes, one at a time.
+
+    Not thread-safe, but for `liveness`.
+    """
+
+    def __init__(
+        self, engine: Engine, tokenizer: "PreTrainedTokenizerFast", eos_token_ids: frozenset[int]
+    ) -> None:
+        """`eos_token_ids` end the output of every request that does not ignore them."""
+        self._engine = engine
+        self._max_length = engine.limits.max_length
+        self._batch_size = engine.limits.batch_size
+        self._decoder = TokenDecoder(tokenizer)
+        self._encoder = PromptEncoder(tokenizer, self._max_length)
+        self._eos_token_ids = eos_token_ids
+        self._slots = SlotTable(self._batch_size)
+        self._batches: dict[int, list[RequestState]] = {}
+        self._arrivals = count()
+        self._step: StartedStep | None = None
+        self._forward_ns = 0
+
+    def prefill(self, batch_id: int, requests: Sequence[GenerationRequest]) -> StepOutcome:
+        """Accepts new requests under `batch_id` and returns the first tokens of those that got a slot.
+
+        The others wait, are listed in the batch, and get theirs in a later decode. A batch of the same id,
+        and requests of the same ids, are taken for gone: routers that start again count from 0 again, and
+        do not always clear before.
+
+        Raises InvalidRequestError, and changes nothing, if any of the requests cannot be served. If the
+        engine fails, its error is raised and the new batch is forgotten; other batches go on.
+        """
+        started_ns = self._start_clock()
+        newcomers = self._accepted(requests)
+        self.clear(batch_id)
+        self._forget_requests({newcomer.id for newcomer in newcomers})
+        # Those who wait came first, so free slots are theirs.
+        waiting = sum(row.waits for rows in self._batches.values() for row in rows)
+        self._batches[batch_id] = newcomers
+        try:
+            self._write(self._seat(newcomers[: max(0, self._slots.free_count - waiting)]))
+        except Exception:
+            self.clear(batch_id)
+            raise
+        return self._outcome(batch_id, started_ns)
+
+    def check(self, request: GenerationRequest) -> None:
+        """Raises InvalidRequestError if the request cannot be served, as `prefill` would; changes nothing."""
+        self._accepted([request])
+
+    def decode(self, batch_ids: Sequence[int]) -> StepOutcome:
+        """Merges the batches into the first one and returns the next tokens, at most one for each request.
+
+        A request may be left out: it waits for a slot, or it joined after the running step was started.
+
+        Raises UnknownBatchError, and changes nothing, if one of the batches is not held. If the engine fails,
+        its error is raised, and these batches and all others that hold a slot are forgotten: nobody can
+        tell which of their tokens the device has computed.
+        """
+        started_ns = self._start_clock()
+        if not batch_ids:
+            raise InvalidRequestError("`batches` must name at least 1 batch. Given: none.")
+        batch_id, rows = self._merged(batch_ids)
+        try:
+            self._advance_until_delivery(rows)
+        except Exception:
+            seated = set(self._slots.owners().values())
+            self._forget_batches(
+                [held for held, its in self._batches.items() if held == batch_id or seated & {*its}]
+            )
+            raise
+        return self._outcome(batch_id, started_ns)
+
+    def filter(self, batch_id: int, request_ids_to_keep: Sequence[int]) -> CachedBatch | None:
+        """Forgets the batch's other requests; None if none is left. UnknownBatchError if it is not held."""
+        if batch_id not in self._batches:
+            raise UnknownBatchError(batch_id)
+        keep = frozenset(request_ids_to_keep)
+        self._keep(batch_id, [row for row in self._batches[batch_id] if row.id in keep])
+        return self._cached_batch(batch_id)
+
+    def clear(self, batch_id: int | None) -> None:
+        """Forgets a batch, or all of them if None. A batch that is not held is no error."""
+        self._forget_batches([batch_id] if batch_id is not None else list(self._batches))
+
+    def liveness(self) -> None:
+        """Raises RuntimeError if the engine is broken. May be called from any thread."""
+        self._engine.check_health()
+
+    def _accepted(self, requests: Sequence[GenerationRequest]) -> list[RequestState]:
+        if not requests:
+            raise InvalidRequestError("`requests` must have at least 1 request. Given: none.")
+        ids = [request.id for request in requests]
+        if len(set(ids)) != len(ids):
+            raise InvalidRequestError(f"`requests` must have ids that differ. Given: {ids}")
+        return [
+            RequestState(
+                request,
+                self._encoder.encode(request),
+                self._decoder,
+                self._eos_token_ids,
+                next(self._arrivals),
+            )
+            for request in requests
+        ]
+
+    def _merged(self, batch_ids: Sequence[int]) -> tuple[int, list[RequestState]]:
+        """Puts all rows under the first id; the other ids are forgotten, as the router does."""
+        distinct_ids = list(dict.fromkeys(batch_ids))
+        for batch_id in distinct_ids:
+            if batch_id not in self._batches:
+                raise UnknownBatchError(batch_id)
+        rows = [row for batch_id in distinct_ids for row in self._batches.pop(batch_id)]
+        self._batches[distinct_ids[0]] = rows
+        return distinct_ids[0], rows
+
+    def _advance_until_delivery(self, rows: list[RequestState]) -> None:
+        """Makes one step, unless every row has an undelivered token; more if it told these rows nothing."""
+        if all(row.undelivered for row in rows):
+            return
+        self._advance(rows)
+        while not any(row.undelivered for row in rows) and any(row.slot is not None for row in rows):
+            self._advance(rows)
+
+    def _advance(self, rows: list[RequestState]) -> None:
+        """Reads one step, seats those of `rows` who wait, starts the next step, and then makes the text."""
+        chosen = self._read_step()
+        waiting = sorted((row for row in rows if row.waits), key=lambda row: row.arrival)
+        chosen += self._seat(waiting[: self._slots.free_count])
+        if owners := self._slots.owners():
+            self._start_step(owners)
+        self._write(chosen)
+
+    def _start_step(self, owners: dict[int, RequestState]) -> None:
+        with self._device_time():
+            self._step = StartedStep(self._engine.decode(), owners)
+
+    def _read_step(self) -> list[ChosenToken]:
+        """The tokens of the running step, or of a new one if the running one concerns nobody any more."""
+        if self._step is None or not self._slots.still_live(self._step.owners):
+            owners = self._slots.owners()
+            if not owners:
+                self._step = None
+                return []
+            self._start_step(owners)
+        assert self._step is not None
+        step, self._step = self._step, None
+        tokens = self._read(step.pending)
+        return self._counted(
+            ChosenToken(owner, tokens.token_ids[slot], tokens.logprobs[slot])
+            for slot, owner in self._slots.still_live(step.owners).items()
+        )
+
+    def _seat(self, waiting: Sequence[RequestState]) -> list[ChosenToken]:
+        """Gives slots to requests and returns their first tokens. All programs start before one is read."""
+        started: list[tuple[RequestState, PendingTokens]] = []
+        for row in waiting:
+            slot = self._slots.take(row)
+            with self._device_time():
+                started.append((row, self._engine.prefill(slot, row.prompt_ids, row.request.sampling)))
+        first_tokens = [(row, self._read(pending)) for row, pending in started]
+        return self._counted(
+            ChosenToken(row, tokens.token_ids[0], tokens.logprobs[0]) for row, tokens in first_tokens
+        )
+
+    def _counted(self, chosen: Iterable[ChosenToken]) -> list[ChosenToken]:
+        """Frees the slots of those who are finished by the token alone, so that no step runs for them."""
+        counted = list(chosen)
+        for token in counted:
+            token.owner.count(token.id)
+            if token.owner.finished:
+                self._release(token.owner)
+        return counted
+
+    def _write(self, chosen: Sequence[ChosenToken]) -> None:
+        """Makes the text; frees the slots of those who are finished by a stop sequence."""
+        for token in chosen:
+            token.owner.write(token.id, token.logprob)
+            if token.owner.finished:
+                self._release(token.owner)
+
+    def _outcome(self, batch_id: int, started_ns: int) -> StepOutcome:
+        rows = self._batches[batch_id]
+        generations = [row.undelivered.popleft() for row in rows if row.undelivered]
+        self._keep(batch_id, [row for row in rows if not row.finished or row.undelivered])
+        total_ns = time.perf_counter_ns() - started_ns
+        timings = StepTimings(self._forward_ns, total_ns - self._forward_ns, total_ns)
+        return StepOutcome(generations, self._cached_batch(batch_id), timings)
+
+    def _cached_batch(self, batch_id: int) -> CachedBatch | None:
+        if batch_id not in self._batches:
+            return None
+        rows = self._batches[batch_id]
+        slots = min(self._batch_size, sum(not row.finished for row in rows))
+        return CachedBatch(batch_id, [row.id for row in rows], slots * self._max_length)
+
+    def _keep(self, batch_id: int, rows: list[RequestState]) -> None:
+        """Makes `rows` the batch's rows and frees the others' slots; a batch without rows is not held."""
+        kept = set(rows)
+        for row in self._batches[batch_id]:
+            if row not in kept:
+                self._release(row)
+        if rows:
+            self._batches[batch_id] = rows
+        else:
+            del self._batches[batch_id]
+
+    def _forget_batches(self, batch_ids: Iterable[int]) -> None:
+        for batch_id in batch_ids:
+            if batch_id in self._batches:
+                self._keep(batch_id, [])
+
+    def _forget_requests(self, request_ids: set[int]) -> None:
+        for batch_id, rows in list(self._batches.items()):
+            self._keep(batch_id, [row for row in rows if row.id not in request_ids])
+
+    def _release(self, row: RequestState) -> None:
+        if row.slot is not None:
+            self._engine.release(self._slots.free(row))
+
+    def _read(self, pending: PendingTokens) -> ChosenTokens:
+        with self._device_time():
+            return pending.read()
+
+    def _start_clock(self) -> int:
+        self._forward_ns = 0
+        return time.perf_counter_ns()
+
+    @contextmanager
+    def _device_time(self) -> Iterator[None]:
+        started_ns = time.perf_counter_ns()
+        try:
+            yield
+        finally:
+            self._forward_ns += time.perf_counter_ns() - started_ns

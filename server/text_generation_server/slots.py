@@ -1,0 +1,149 @@
+"""A slot's life, the table of slots, and the state of the request that holds one or waits for one."""
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+
+from text_generation_server.requests import (
+    FinishReason,
+    GeneratedText,
+    GeneratedToken,
+    Generation,
+    GenerationRequest,
+)
+from text_generation_server.text import IncrementalText, StopSequences
+from text_generation_server.tokens import TokenDecoder
+
+
+class RequestState:
+    """One request from its acceptance to its last token.
+
+    It first waits for a slot, then holds one, then is finished; it never holds a second one.
+
+    Attributes:
+        arrival: requests with lower numbers came before; who came first gets a slot first.
+        slot: the slot that it holds, else None.
+        finished: its last token was chosen. It holds no slot any more.
+        undelivered: generations that no prefill or decode has returned yet, oldest first.
+    """
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        prompt_ids: Sequence[int],
+        decoder: TokenDecoder,
+        eos_token_ids: frozenset[int],
+        arrival: int,
+    ) -> None:
+        """Raises InvalidRequestError for an empty stop sequence."""
+        self.request = request
+        self.prompt_ids = prompt_ids
+        self.arrival = arrival
+        self.slot: int | None = None
+        self.finished = False
+        self.undelivered: deque[Generation] = deque()
+        self._special_ids = decoder.special_ids
+        self._eos_token_ids = frozenset() if request.ignore_eos_token else eos_token_ids
+        self._text = IncrementalText(decoder, prompt_ids)
+        self._stops = StopSequences(request.stop_sequences)
+        self._pieces: list[str] = []
+        self._generated_tokens = 0
+
+    @property
+    def id(self) -> int:
+        return self.request.id
+
+    @property
+    def waits(self) -> bool:
+        """Has neither a slot nor a token yet."""
+        return self.slot is None and not self.finished
+
+    def count(self, token_id: int) -> None:
+        """Takes note of a token; sets `finished` if the id alone tells that it is the last one."""
+        self._generated_tokens += 1
+        if token_id in self._eos_token_ids or self._generated_tokens >= self.request.max_new_tokens:
+            self.finished = True
+
+    def write(self, token_id: int, logprob: float) -> None:
+        """Adds the generation of the token that was counted last; sets `finished` if its text tells so.
+
+        An EOS token comes before a stop sequence, and both come before LENGTH. TGI's shard has LENGTH first
+        (`utils/tokens.py`). This differs on purpose: since router 3.1.1 LENGTH makes the router ask for more
+        of the same text, so that it would continue past an EOS.
+        """
+        special = token_id in self._special_ids
+        piece = self._text.add(token_id)
+        reason: FinishReason | None = None
+        if token_id in self._eos_token_ids:
+            reason = FinishReason.EOS_TOKEN
+        elif (end := self._stops.end_in(piece)) is not None:
+            piece = piece[:end]
+            reason = FinishReason.STOP_SEQUENCE
+        elif self._generated_tokens >= self.request.max_new_tokens:
+            reason = FinishReason.LENGTH
+        if not special:
+            self._pieces.append(piece)
+        self.finished = reason is not None
+        self.undelivered.append(
+            Generation(
+                request_id=self.id,
+                token=GeneratedToken(id=token_id, logprob=logprob, text=piece, is_special=special),
+                finished=self._generated_text(reason) if reason else None,
+            )
+        )
+
+    def _generated_text(self, reason: FinishReason) -> GeneratedText:
+        sampling = self.request.sampling
+        return GeneratedText(
+            text="".join(self._pieces),
+            generated_tokens=self._generated_tokens,
+            finish_reason=reason,
+            seed=sampling.seed if sampling.samples else None,
+        )
+
+
+class SlotTable:
+    """Who holds which slot. A slot is free, then live for one request, then free again.
+
+    The owner is known by identity, and no request holds a slot twice: so whoever remembers the owners of the
+    time when a program was started can tell, when its outcome arrives, whether it still concerns anybody.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._free = list(range(size))  # sorted, hence a heap
+        self._owners: dict[int, RequestState] = {}
+
+    @property
+    def free_count(self) -> int:
+        return len(self._free)
+
+    def take(self, owner: RequestState) -> int:
+        """Gives the lowest free slot to `owner`. RuntimeError if none is free, or if it was live before."""
+        if owner.slot is not None or owner.finished:
+            raise RuntimeError(
+                f"Request {owner.id} holds slot {owner.slot} or has finished: it cannot have a slot."
+            )
+        if not self._free:
+            raise RuntimeError(f"No slot is free for request {owner.id}: all {len(self._owners)} are live.")
+        slot = heapq.heappop(self._free)
+        self._owners[slot] = owner
+        owner.slot = slot
+        return slot
+
+    def free(self, owner: RequestState) -> int:
+        """Takes the slot back from its owner and returns its number. RuntimeError if it holds none."""
+        slot = owner.slot
+        if slot is None or self._owners.get(slot) is not owner:
+            raise RuntimeError(f"Request {owner.id} holds no slot that could be freed.")
+        del self._owners[slot]
+        heapq.heappush(self._free, slot)
+        owner.slot = None
+        return slot
+
+    def owners(self) -> dict[int, RequestState]:
+        """The live slots and their owners as of now, by slot; a copy."""
+        return dict(sorted(self._owners.items()))
+
+    def still_live(self, owners: dict[int, RequestState]) -> dict[int, RequestState]:
+        """Those of earlier `owners` that hold the same slot still."""
+        return {slot: owner for slot, owner in owners.items() if self._owners.get(slot) is owner}

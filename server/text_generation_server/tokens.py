@@ -1,0 +1,106 @@
+"""Between text and token ids: prompts are encoded and checked, tokens are decoded.
+
+Works on any fast tokenizer of transformers; nothing here keeps state between calls.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from text_generation_server.errors import InvalidRequestError
+from text_generation_server.requests import GenerationRequest
+from text_generation_server.sampling.parameters import require
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class TokenDecoder:
+    """Turns token ids into text.
+
+    Attributes:
+        special_ids: ids that are not part of the final text. TGI's rule: the tokenizer's own special tokens
+            and all added tokens that are marked special.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
+        self._tokenizer = tokenizer
+        marked = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self.special_ids = frozenset(tokenizer.all_special_ids) | marked
+
+    def knows(self, token_id: int) -> bool:
+        """False for ids without a token; models pad their vocabulary, and may choose such an id."""
+        return self._tokenizer.convert_ids_to_tokens(token_id) is not None
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of the tokens, special ones included, spaces as they are.
+
+        The clean-up of spaces looks at neighbours, so that pieces would no longer concatenate to the whole.
+        """
+        text: str = self._tokenizer.decode(
+            list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
+
+
+class PromptEncoder:
+    """Turns a request's prompt into token ids that fit into a slot of `max_length` tokens."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast", max_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+
+    def encode(self, request: GenerationRequest) -> list[int]:
+        """The prompt's token ids, truncated as asked; at least one, and with the output at most `max_length`.
+
+        Raises InvalidRequestError if prompt and output cannot fit, or if there is no prompt.
+        """
+        new = request.max_new_tokens
+        require(new >= 1, "max_new_tokens", new, ">= 1")
+        require(request.truncate >= 0, "truncate", request.truncate, "0 (off) or a positive integer")
+        token_ids = self._truncated(self._tokenized(request), request.truncate)
+        length = len(token_ids)
+        if length == 0:
+            raise InvalidRequestError(
+                f"`inputs` must have at least 1 token. Given: {request.prompt!r}, which has none. "
+                "Any text that is not empty works."
+            )
+        if length >= self._max_length:
+            raise InvalidRequestError(
+                f"`inputs` must have fewer than {self._max_length} tokens. Given: {length}. "
+                f"Shorten `inputs`, or set `truncate` to at most {self._max_length - 1}."
+            )
+        if length + new > self._max_length:
+            raise InvalidRequestError(
+                f"`inputs` tokens + `max_new_tokens` must be <= {self._max_length}. Given: {length} + {new}. "
+                f"Set `max_new_tokens` to at most {self._max_length - length}, or shorten `inputs`."
+            )
+        return token_ids
+
+    def _tokenized(self, request: GenerationRequest) -> list[int]:
+        """The whole prompt, with one BOS at most where the tokenizer adds one.
+
+        A chat template writes the BOS into the text, and the v2 wire has no field to say that none is to be
+        added: without this check every chat would start with two.
+        """
+        token_ids = self._encoded(request.prompt, request.add_special_tokens)
+        bos = self._tokenizer.bos_token
+        if not request.add_special_tokens or not bos or not request.prompt.startswith(bos):
+            return token_ids
+        as_written = self._encoded(request.prompt, add_special_tokens=False)
+        bos_was_added = token_ids[0] == self._tokenizer.bos_token_id and token_ids[1:2] == as_written[:1]
+        return token_ids[1:] if bos_was_added and len(token_ids) > len(as_written) else token_ids
+
+    def _encoded(self, text: str, add_special_tokens: bool) -> list[int]:
+        # verbose=False: a prompt beyond the model's own length is judged here, not warned of by transformers.
+        encoding = self._tokenizer(
+            text, add_special_tokens=add_special_tokens, truncation=False, padding=False, verbose=False
+        )
+        return list(encoding["input_ids"])
+
+    def _truncated(self, token_ids: list[int], truncate: int) -> list[int]:
+        """The last `truncate` tokens, where a leading BOS counts and stays (TGI: truncation_side="left")."""
+        if truncate == 0 or len(token_ids) <= truncate:
+            return token_ids
+        if token_ids[0] == self._tokenizer.bos_token_id:
+            return [token_ids[0], *token_ids[len(token_ids) - truncate + 1 :]]
+        return token_ids[len(token_ids) - truncate :]

@@ -1,0 +1,301 @@
+"""Batches: parking, merging, filtering, clearing, and ids that come back."""
+
+import time
+from typing import Any
+
+import pytest
+from text_generation_server.engine.fake import FakeEngine
+from text_generation_server.errors import InvalidRequestError, UnknownBatchError
+from text_generation_server.requests import CachedBatch, Generation, GenerationRequest, StepOutcome
+
+from generator.conftest import MakeRoom, Room, request
+
+MAX_LENGTH = 64
+
+
+@pytest.fixture
+def room(make_room: MakeRoom) -> Room:
+    return make_room(batch_size=2, max_length=MAX_LENGTH)
+
+
+def endless(request_id: int, max_new_tokens: int = 40) -> GenerationRequest:
+    return request(request_id, max_new_tokens=max_new_tokens, ignore_eos_token=True)
+
+
+def ids(outcome: StepOutcome) -> list[int]:
+    return [generation.request_id for generation in outcome.generations]
+
+
+def tokens_of(generations: list[Generation], request_id: int) -> list[int]:
+    return [generation.token.id for generation in generations if generation.request_id == request_id]
+
+
+def test_a_prefill_tells_of_its_new_requests_only(room: Room) -> None:
+    room.generator.prefill(0, [endless(0)])
+    outcome = room.generator.prefill(1, [endless(1)])
+    assert ids(outcome) == [1]
+    assert outcome.batch == CachedBatch(1, [1], MAX_LENGTH)
+
+
+def test_a_request_that_finishes_with_its_first_token_is_complete_in_the_prefill(room: Room) -> None:
+    outcome = room.generator.prefill(0, [endless(0, max_new_tokens=1), endless(1)])
+    assert outcome.generations[0].finished is not None
+    assert outcome.batch == CachedBatch(0, [1], MAX_LENGTH)
+    assert len(room.engine.live_slots) == 1
+
+
+def test_a_prefill_whose_requests_all_finish_leaves_no_batch(room: Room) -> None:
+    outcome = room.generator.prefill(0, [endless(0, max_new_tokens=1)])
+    assert outcome.batch is None
+    with pytest.raises(UnknownBatchError):
+        room.generator.decode([0])
+
+
+def test_all_prefill_programs_start_before_the_first_outcome_is_read(
+    make_room: MakeRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = make_room(batch_size=3)
+    reads_at_start: list[int] = []
+    start = FakeEngine.prefill
+
+    def watched(engine: FakeEngine, *arguments: Any) -> object:
+        reads_at_start.append(engine.calls["read"])
+        return start(engine, *arguments)
+
+    monkeypatch.setattr(FakeEngine, "prefill", watched)
+    room.generator.prefill(0, [endless(0), endless(1), endless(2)])
+    assert reads_at_start == [0, 0, 0]
+
+
+def test_requests_beyond_the_slots_wait_and_are_served_in_order_of_arrival(room: Room) -> None:
+    first = room.generator.prefill(0, [endless(0, 2), endless(1, 4), endless(2, 3), endless(3, 2)])
+    assert ids(first) == [0, 1]
+    assert first.batch == CachedBatch(0, [0, 1, 2, 3], 2 * MAX_LENGTH)
+    second = room.generator.decode([0])
+    assert ids(second) == [0, 1, 2], "request 0 ended, so its slot goes to request 2 at once"
+    assert second.batch == CachedBatch(0, [1, 2, 3], 2 * MAX_LENGTH)
+    generations = [*first.generations, *room.run(second)]
+    assert {i: len(tokens_of(generations, i)) for i in range(4)} == {0: 2, 1: 4, 2: 3, 3: 2}
+
+
+def test_a_batch_that_only_waits_is_served_once_a_slot_is_free(room: Room) -> None:
+    room.generator.prefill(0, [endless(0), endless(1)])
+    outcome = room.generator.prefill(1, [endless(2)])
+    assert outcome.generations == []
+    assert outcome.batch == CachedBatch(1, [2], MAX_LENGTH)
+    blocked = room.generator.decode([1])
+    assert (blocked.generations, blocked.batch) == ([], outcome.batch)
+    room.generator.clear(0)
+    assert ids(room.generator.decode([1])) == [2]
+
+
+def test_a_new_request_does_not_overtake_one_that_waits(room: Room) -> None:
+    room.generator.prefill(0, [endless(0), endless(1), endless(2)])
+    room.generator.filter(0, [1, 2])
+    assert ids(room.generator.prefill(1, [endless(3)])) == []
+    assert ids(room.generator.decode([0, 1])) == [1, 2]
+
+
+def test_a_waiting_request_can_be_dropped(room: Room) -> None:
+    room.generator.prefill(0, [endless(0), endless(1), endless(2), endless(3)])
+    assert room.generator.filter(0, [0, 1, 3]) == CachedBatch(0, [0, 1, 3], 2 * MAX_LENGTH)
+    room.generator.filter(0, [3])
+    assert ids(room.generator.decode([0])) == [3]
+
+
+def test_a_decode_of_several_batches_merges_them_under_the_first_id(room: Room) -> None:
+    room.generator.prefill(4, [endless(0)])
+    room.generator.prefill(7, [endless(1)])
+    outcome = room.generator.decode([7, 4])
+    assert outcome.batch == CachedBatch(7, [1, 0], 2 * MAX_LENGTH)
+    assert ids(outcome) == [1, 0]
+    with pytest.raises(UnknownBatchError, match="Batch ID 4 not found in cache"):
+        room.generator.decode([4])
+
+
+def test_a_decode_of_an_unknown_batch_changes_nothing(room: Room) -> None:
+    room.generator.prefill(0, [endless(0)])
+    room.generator.prefill(1, [endless(1)])
+    calls = dict(room.engine.calls)
+    with pytest.raises(UnknownBatchError):
+        room.generator.decode([0, 1, 9])
+    assert dict(room.engine.calls) == calls
+    assert room.generator.decode([0]).batch == CachedBatch(0, [0], MAX_LENGTH)
+    assert room.generator.decode([1]).batch == CachedBatch(1, [1], MAX_LENGTH)
+
+
+def test_a_decode_of_no_batch_is_refused(room: Room) -> None:
+    with pytest.raises(InvalidRequestError, match="at least 1 batch"):
+        room.generator.decode([])
+
+
+def test_a_batch_named_twice_is_decoded_once(room: Room) -> None:
+    room.generator.prefill(0, [endless(0)])
+    assert ids(room.generator.decode([0, 0])) == [0]
+
+
+def test_a_filter_keeps_the_order_and_frees_the_slots_of_the_others(make_room: MakeRoom) -> None:
+    room = make_room(batch_size=3, max_length=MAX_LENGTH)
+    room.generator.prefill(0, [endless(0), endless(1), endless(2)])
+    assert room.generator.filter(0, [0, 2]) == CachedBatch(0, [0, 2], 2 * MAX_LENGTH)
+    assert room.engine.live_slots == {0, 2}
+    assert ids(room.generator.decode([0])) == [0, 2]
+
+
+def test_a_filter_that_keeps_nothing_leaves_no_batch(room: Room) -> None:
+    room.generator.prefill(0, [endless(0)])
+    assert room.generator.filter(0, []) is None
+    assert room.engine.live_slots == frozenset()
+    with pytest.raises(UnknownBatchError):
+        room.generator.filter(0, [0])
+
+
+def test_a_cleared_batch_is_gone_and_clearing_it_again_is_no_error(room: Room) -> None:
+    room.generator.prefill(0, [endless(0)])
+    room.generator.prefill(1, [endless(1)])
+    room.generator.clear(0)
+    room.generator.clear(0)
+    assert ids(room.generator.decode([1])) == [1]
+    room.generator.clear(None)
+    assert room.engine.live_slots == frozenset()
+    with pytest.raises(UnknownBatchError):
+        room.generator.decode([1])
+
+
+def test_a_batch_id_that_is_used_again_replaces_the_batch(room: Room) -> None:
+    alone = tokens_of(room.run(room.generator.prefill(0, [endless(0, 6)])), 0)
+    room.generator.prefill(0, [endless(0), endless(1)])
+    room.generator.decode([0])
+    again = room.generator.prefill(0, [endless(0, 6)])
+    assert again.batch == CachedBatch(0, [0], MAX_LENGTH)
+    assert len(room.engine.live_slots) == 1
+    assert tokens_of(room.run(again), 0) == alone
+
+
+def test_a_request_id_that_is_used_again_replaces_the_request(room: Room) -> None:
+    room.generator.prefill(0, [endless(0), endless(1)])
+    outcome = room.generator.prefill(1, [endless(1)])
+    assert ids(outcome) == [1]
+    merged = room.generator.decode([0, 1])
+    assert merged.batch == CachedBatch(0, [0, 1], 2 * MAX_LENGTH)
+
+
+def test_request_ids_must_differ_within_a_prefill(room: Room) -> None:
+    with pytest.raises(InvalidRequestError, match=r"ids that differ. Given: \[3, 3\]"):
+        room.generator.prefill(0, [endless(3), endless(3)])
+
+
+def test_a_prefill_without_requests_is_refused(room: Room) -> None:
+    with pytest.raises(InvalidRequestError, match="at least 1 request"):
+        room.generator.prefill(0, [])
+
+
+def test_tokens_of_a_batch_that_a_decode_leaves_out_are_kept_for_it(room: Room) -> None:
+    alone = tokens_of(room.answer(max_new_tokens=20, ignore_eos_token=True), 0)
+    one = room.generator.prefill(1, [endless(1, 20)])
+    two = room.generator.prefill(2, [endless(2, 20)])
+    first = room.run(one)
+    assert tokens_of(first, 1) == alone
+    assert tokens_of(room.run(two), 2) == alone
+    assert room.engine.live_slots == frozenset()
+
+
+def test_the_next_step_starts_before_the_text_of_this_one_is_made(room: Room) -> None:
+    outcome = room.generator.prefill(0, [endless(0, 4)])
+    assert room.engine.calls["decode"] == 0
+    steps_started = []
+    while outcome.batch is not None:
+        outcome = room.generator.decode([0])
+        steps_started.append(room.engine.calls["decode"])
+    assert steps_started == [2, 3, 3], "one ahead, and none for a request that is known to end"
+
+
+def test_a_steady_decode_starts_and_reads_one_program(room: Room) -> None:
+    room.generator.prefill(0, [endless(0), endless(1)])
+    room.generator.decode([0])
+    before = dict(room.engine.calls)
+    for _ in range(10):
+        assert ids(room.generator.decode([0])) == [0, 1]
+    assert room.engine.calls["decode"] - before["decode"] == 10
+    assert room.engine.calls["read"] - before["read"] == 10
+    assert room.engine.calls["prefill"] == 2
+
+
+def test_a_running_request_is_not_prefilled_again_when_others_come_and_go(room: Room) -> None:
+    room.generator.prefill(0, [endless(0)])
+    for batch_id in range(1, 6):
+        room.generator.prefill(batch_id, [endless(batch_id)])
+        room.generator.decode([0, batch_id])
+        room.generator.filter(0, [0])
+    assert len(room.engine.prefills) == 6
+
+
+def test_a_step_that_holds_nothing_for_the_new_batch_is_followed_by_one_that_does(room: Room) -> None:
+    room.generator.prefill(0, [endless(0)])
+    room.generator.decode([0])  # Leaves a step running that knows request 0 only.
+    room.generator.clear(0)
+    room.generator.prefill(1, [endless(1)])
+    reads = room.engine.calls["read"]
+    assert ids(room.generator.decode([1])) == [1]
+    assert room.engine.calls["read"] == reads + 1, "nobody waited for the step that concerned nobody"
+
+
+def test_a_decode_of_a_new_batch_alone_makes_progress_while_a_step_of_another_batch_runs(room: Room) -> None:
+    room.generator.prefill(0, [endless(0)])
+    room.generator.decode([0])  # Leaves a step running that knows request 0 only.
+    room.generator.prefill(1, [endless(1)])
+    assert ids(room.generator.decode([1])) == [1]
+
+
+def test_a_batch_that_was_left_out_does_not_hold_up_the_others_when_it_is_back(room: Room) -> None:
+    room.generator.prefill(0, [endless(0)])
+    room.generator.prefill(1, [endless(1)])
+    for _ in range(5):
+        room.generator.decode([0])
+    assert ids(room.generator.decode([0, 1])) == [0, 1]
+    for _ in range(5):
+        assert ids(room.generator.decode([0])) == [0, 1]
+
+
+def test_a_request_of_a_left_out_batch_that_meets_its_stop_sequence_gives_its_slot_back(
+    make_room: MakeRoom,
+) -> None:
+    room = make_room(batch_size=2, max_length=MAX_LENGTH, next_token=lambda history: ord("a") - ord("!") + 2)
+    stopped = room.generator.prefill(1, [request(1, max_new_tokens=20, stop_sequences=("aaa",))])
+    room.generator.prefill(0, [endless(0, 20)])
+    for _ in range(6):
+        room.generator.decode([0])
+    assert room.engine.live_slots == {1}
+    assert "".join(generation.token.text for generation in room.run(stopped)) == "aaa"
+
+
+def test_a_request_that_joins_while_a_step_runs_misses_no_token(make_room: MakeRoom) -> None:
+    room = make_room(batch_size=2, max_length=MAX_LENGTH)
+    alone = tokens_of(room.answer(max_new_tokens=20, ignore_eos_token=True), 0)
+    old = room.generator.prefill(0, [endless(0, 20)])
+    generations = [*old.generations, *room.generator.decode([0]).generations]
+    new = room.generator.prefill(1, [endless(1, 20)])
+    generations += [*new.generations, *room.run(room.generator.decode([0, 1]))]
+    assert tokens_of(generations, 0) == alone
+    assert tokens_of(generations, 1) == alone
+
+
+def test_the_time_of_the_device_and_of_the_host_make_up_the_whole(room: Room) -> None:
+    outcome = room.generator.prefill(0, [endless(0)])
+    for timings in (outcome.timings, room.generator.decode([0]).timings):
+        assert timings.forward_ns > 0
+        assert timings.decode_ns > 0
+        assert timings.forward_ns + timings.decode_ns == timings.total_ns
+
+
+def test_waiting_for_the_device_is_forward_time(make_room: MakeRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = make_room()
+    room.generator.prefill(0, [endless(0)])
+    start = FakeEngine.decode
+
+    def slow(engine: FakeEngine) -> object:
+        time.sleep(0.02)
+        return start(engine)
+
+    monkeypatch.setattr(FakeEngine, "decode", slow)
+    assert room.generator.decode([0]).timings.forward_ns >= 40_000_000
