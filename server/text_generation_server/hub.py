@@ -4,21 +4,15 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from loguru import logger
 
 from text_generation_server.errors import UnsupportedModelError
 
-if TYPE_CHECKING:
-    from huggingface_hub import DryRunFileInfo
-
 WANTED = ("*.json", "*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jinja")
 """Configuration, weights, tokenizers and chat templates: no pickles, and no code."""
-
-UNWANTED = ("*/*", "consolidated*")
-"""Other formats in subdirectories, and the weights a second time in the layout of their authors."""
 
 
 def model_directory(model_id: str, revision: str | None, environment: Mapping[str, str]) -> Path:
@@ -93,45 +87,46 @@ def cached_directory(model_id: str, revision: str | None, cache: str | None) -> 
     return None if missing_file(directory) else directory
 
 
+def is_wanted(file: str) -> bool:
+    """Leaves out other formats, in subdirectories, and weights once more in their authors' own layout."""
+    if "/" in file or file.startswith("consolidated"):
+        return False
+    return any(fnmatch(file, pattern) for pattern in WANTED)
+
+
 def download(model_id: str, revision: str | None, cache: str | None) -> Path:
     """Downloads the wanted files, weights last, with a line in the log for each of them."""
     # The HTTP client of huggingface_hub, which lets its errors through.
     from httpx2 import HTTPError
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
         XetDownloadError,
     )
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
+    # They are drawn on stderr, which nobody sees; the log has a line for each file instead.
+    disable_progress_bars()
     where = f"{model_id} (revision {revision or 'main'})"
     try:
-        files: list[DryRunFileInfo] = snapshot_download(
-            model_id,
-            revision=revision,
-            cache_dir=cache,
-            allow_patterns=list(WANTED),
-            ignore_patterns=list(UNWANTED),
-            dry_run=True,
-        )
-        if not any(file.filename.endswith(".safetensors") for file in files):
+        siblings = HfApi().model_info(model_id, revision=revision, files_metadata=True).siblings or []
+        sizes = {sibling.rfilename: sibling.size or 0 for sibling in siblings}
+        files = sorted(filter(is_wanted, sizes), key=lambda file: (file.endswith(".safetensors"), file))
+        if not any(file.endswith(".safetensors") for file in files):
             raise UnsupportedModelError(
                 f"{where} has no *.safetensors on the hub, and other formats are not read. Use another model"
             )
-        files.sort(key=lambda file: (file.filename.endswith(".safetensors"), file.filename))
-        names = [file.filename for file in files]
-        gigabytes = sum(file.file_size or 0 for file in files if file.will_download) / 1e9
+        gigabytes = sum(sizes[file] for file in files) / 1e9
         logger.info("Downloading {}: {} files, {:.2f} GB", where, len(files), gigabytes)
         for number, file in enumerate(files, start=1):
             started = time.monotonic()
-            hf_hub_download(model_id, file.filename, revision=revision, cache_dir=cache)
-            size, seconds = (file.file_size or 0) / 1e6, time.monotonic() - started
-            logger.info(
-                "[{}/{}] {} ({:.1f} MB) in {:.1f} s", number, len(files), file.filename, size, seconds
-            )
+            hf_hub_download(model_id, file, revision=revision, cache_dir=cache)
+            megabytes, seconds = sizes[file] / 1e6, time.monotonic() - started
+            logger.info("[{}/{}] {} ({:.1f} MB) in {:.1f} s", number, len(files), file, megabytes, seconds)
         # Everything is here; this returns the directory, and fetches again what changed meanwhile.
-        return Path(snapshot_download(model_id, revision=revision, cache_dir=cache, allow_patterns=names))
+        return Path(snapshot_download(model_id, revision=revision, cache_dir=cache, allow_patterns=files))
     except GatedRepoError as error:
         raise UnsupportedModelError(
             f"{where} is gated: accept its terms on the hub, and set HF_TOKEN to a token of that account"
