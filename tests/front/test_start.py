@@ -77,6 +77,13 @@ def test_a_shard_that_pads_its_batches_is_refused(start_front: StartFront) -> No
         pass
 
 
+def test_a_damaged_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_text("{}")
+    with pytest.raises(RouterStartError, match=f"{file} cannot be read"):
+        load_tokenizer(str(tmp_path), None)
+
+
 def test_a_model_without_a_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(RouterStartError, match=f"--model-id {tmp_path}"):
         load_tokenizer(str(tmp_path), None)

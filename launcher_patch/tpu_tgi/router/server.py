@@ -26,6 +26,9 @@ from tpu_tgi.router.validation import ValidationLimits, Validator
 
 logger = logging.getLogger(__name__)
 
+# The stock router never closes an idle connection; a client that reuses one must not find it closed.
+IDLE_SECONDS = 600
+
 
 class HttpServer(uvicorn.Server):
     """Leaves signals to the launcher, and says when it accepts connections."""
@@ -89,7 +92,14 @@ class Router:
             # The stock launcher's form: number of shards and device.
             compute_type=settings.compute_type or f"1-{info.device_type}",
         )
-        config = uvicorn.Config(make_app(context), log_config=None, access_log=False, lifespan="off")
+        config = uvicorn.Config(
+            make_app(context),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_keep_alive=IDLE_SECONDS,
+        )
         self._http = HttpServer(config)
 
     @classmethod

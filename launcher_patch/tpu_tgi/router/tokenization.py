@@ -19,11 +19,25 @@ def load_tokenizer(model_id: str, revision: str | None) -> Tokenizer:
     directory = Path(model_id)
     if directory.is_dir():
         file = directory / "tokenizer.json"
-        return Tokenizer.from_file(str(file)) if file.is_file() else convert(model_id, None)
+        return read(file) if file.is_file() else convert(model_id, None)
     try:
-        return Tokenizer.from_file(hf_hub_download(model_id, "tokenizer.json", revision=revision))
+        return read(Path(hf_hub_download(model_id, "tokenizer.json", revision=revision)))
     except EntryNotFoundError:
         return convert(model_id, revision)
+    except OSError as error:
+        raise no_tokenizer(model_id, error) from error
+
+
+def read(file: Path) -> Tokenizer:
+    """Raises RouterStartError for a file that is damaged."""
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # The library raises nothing narrower.
+        raise RouterStartError(f"{file} cannot be read: {error}") from error
+
+
+def no_tokenizer(model_id: str, error: Exception) -> RouterStartError:
+    return RouterStartError(f"No tokenizer could be loaded for `--model-id {model_id}`: {error}")
 
 
 def convert(model_id: str, revision: str | None) -> Tokenizer:
@@ -34,9 +48,7 @@ def convert(model_id: str, revision: str | None) -> Tokenizer:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_id, revision=revision, use_fast=True)
     except (OSError, ValueError) as error:
-        raise RouterStartError(
-            f"No tokenizer could be loaded for `--model-id {model_id}`: {error}"
-        ) from error
+        raise no_tokenizer(model_id, error) from error
     if not tokenizer.is_fast:
         raise RouterStartError(
             f"`--model-id {model_id}` has no fast tokenizer: add a tokenizer.json to the model"
