@@ -14,7 +14,13 @@ COMMIT = "a" * 40
 
 @dataclass
 class SmallHub:
-    """Attributes: url: for HF_ENDPOINT. tokens: the Authorization headers seen with its model. fetched: files, in order."""
+    """What the hub holds, and what it was asked.
+
+    Attributes:
+        url: for HF_ENDPOINT.
+        tokens: the Authorization headers of requests for its model.
+        fetched: names of files, in the order in which they were sent.
+    """
 
     files: dict[str, bytes]
     url: str = ""
