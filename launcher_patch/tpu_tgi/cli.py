@@ -7,8 +7,8 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from text_generation_server.errors import InvalidSettingError
 
+from text_generation_server.errors import InvalidSettingError
 from tpu_tgi.launcher import launch
 from tpu_tgi.logs import LEVELS, configure
 from tpu_tgi.router.settings import RouterSettings

@@ -7,7 +7,6 @@ import socket
 from typing import Any
 
 from text_generation_server.errors import InvalidSettingError
-
 from tpu_tgi.addresses import free_socket_path, reserve
 from tpu_tgi.router.errors import RouterStartError, ShardError, ShardProtocolError
 from tpu_tgi.router.server import Router

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from text_generation_server.errors import InvalidSettingError
-
 from tpu_tgi.router.settings import RouterSettings
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Self
 
 from text_generation_server.errors import InvalidSettingError
-
 from tpu_tgi.shard_log import KEPT_LINES, LINE_LIMIT, forward, keep
 
 logger = logging.getLogger(__name__)

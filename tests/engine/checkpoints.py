@@ -36,7 +36,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "n_inner": 96},
     "gpt_neox": {},
-    "granite": {"embedding_multiplier": 2.0, "attention_multiplier": 0.3, "residual_multiplier": 0.7, "logits_scaling": 2.0},
+    "granite": {
+        "embedding_multiplier": 2.0,
+        "attention_multiplier": 0.3,
+        "residual_multiplier": 0.7,
+        "logits_scaling": 2.0,
+    },
     "llama": {},
     "mistral": {"sliding_window": WINDOW},
     "olmo2": {},

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.engine.checkpoints import ARCHITECTURES, Expected, generate, save
-from tests.engine.driver import Driver, Run
+from engine.checkpoints import ARCHITECTURES, Expected, generate, save
+from engine.driver import Driver, Run
 from text_generation_server.engine.model import SUPPORTED_MODEL_TYPES, load_model
 from text_generation_server.engine.xla import measurement
 from text_generation_server.engine.xla.load import place_on_device

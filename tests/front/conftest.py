@@ -10,10 +10,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
-from tpu_tgi.router.settings import RouterSettings
 
 from front.fake_shard import FakeShard
 from front.running_front import RunningFront, running_front
+from tpu_tgi.router.settings import RouterSettings
 
 StartFront = Callable[..., AbstractContextManager[RunningFront]]
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
+
 from text_generation_server.pb import messages_pb2 as pb
 
 LIVENESS_ID = 2**64 - 1

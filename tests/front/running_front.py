@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+
+from front.fake_shard import FakeShard
 from tpu_tgi.addresses import reserve
 from tpu_tgi.router.errors import RouterStartError, ShardProtocolError
 from tpu_tgi.router.server import Router
 from tpu_tgi.router.settings import RouterSettings
-
-from front.fake_shard import FakeShard
 
 START_SECONDS = 15.0
 

@@ -1,6 +1,7 @@
 """Options that contradict each other are refused before anything is started."""
 
 import pytest
+
 from text_generation_server.errors import InvalidSettingError
 from tpu_tgi.router.settings import RouterSettings
 from tpu_tgi.settings import agreed, check_lengths

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
+from generator import small_tokenizers
 from text_generation_server.engine.fake import FakeEngine
 from text_generation_server.generator import Generator
 from text_generation_server.requests import Generation, GenerationRequest, StepOutcome
-
-from generator import small_tokenizers
 
 
 @dataclass

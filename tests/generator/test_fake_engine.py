@@ -1,6 +1,7 @@
 """The fake engine keeps the engine contract strictly."""
 
 import pytest
+
 from text_generation_server.engine.contract import Engine, WarmupStep
 from text_generation_server.engine.fake import MEANINGLESS_TOKEN, FakeEngine
 from text_generation_server.sampling.parameters import SamplingParameters

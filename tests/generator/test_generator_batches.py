@@ -4,11 +4,11 @@ import time
 from typing import Any
 
 import pytest
+
+from generator.conftest import MakeRoom, Room, request
 from text_generation_server.engine.fake import FakeEngine
 from text_generation_server.errors import InvalidRequestError, UnknownBatchError
 from text_generation_server.requests import CachedBatch, Generation, GenerationRequest, StepOutcome
-
-from generator.conftest import MakeRoom, Room, request
 
 MAX_LENGTH = 64
 

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from text_generation_server.errors import InvalidRequestError
-from text_generation_server.requests import FinishReason, GeneratedText
-from text_generation_server.sampling.parameters import SamplingParameters
 
 from generator.conftest import MakeRoom, Room, request
 from generator.small_tokenizers import BOS, EOS, MARKED, TOOL
+from text_generation_server.errors import InvalidRequestError
+from text_generation_server.requests import FinishReason, GeneratedText
+from text_generation_server.sampling.parameters import SamplingParameters
 
 Say = Callable[..., Room]
 

@@ -3,11 +3,11 @@
 from typing import Any, Literal
 
 import pytest
+
+from generator.conftest import MakeRoom, Room, request
 from text_generation_server.engine.fake import FakeEngine, Program
 from text_generation_server.errors import UnknownBatchError
 from text_generation_server.requests import GenerationRequest
-
-from generator.conftest import MakeRoom, Room, request
 
 At = Literal["start", "read"]
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from generator import small_tokenizers
+from generator.reference import Answer, answer_alone
 from text_generation_server.engine.fake import FakeEngine
 from text_generation_server.errors import InvalidRequestError, UnknownBatchError
 from text_generation_server.generator import Generator
 from text_generation_server.requests import CachedBatch, Generation, GenerationRequest, StepOutcome
-
-from generator import small_tokenizers
-from generator.reference import Answer, answer_alone
 
 MAX_LENGTH = 32
 TOKENIZER = small_tokenizers.byte_level()

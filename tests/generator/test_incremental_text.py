@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from text_generation_server.text import IncrementalText
-from text_generation_server.tokens import TokenDecoder
 
 from generator import small_tokenizers
 from generator.small_tokenizers import MARKED, SENTENCES, THINK, TOOL
+from text_generation_server.text import IncrementalText
+from text_generation_server.tokens import TokenDecoder
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 WHOLE_TEXTS = [

@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from text_generation_server.errors import InvalidRequestError
-from text_generation_server.tokens import PromptEncoder
 
 from generator import small_tokenizers
 from generator.conftest import request
 from generator.small_tokenizers import BOS
+from text_generation_server.errors import InvalidRequestError
+from text_generation_server.tokens import PromptEncoder
 
 TOKENIZERS = [small_tokenizers.byte_level, small_tokenizers.byte_fallback, small_tokenizers.metaspace]
 

@@ -3,11 +3,11 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text_generation_server.slots import RequestState, SlotTable
-from text_generation_server.tokens import TokenDecoder
 
 from generator import small_tokenizers
 from generator.conftest import request
+from text_generation_server.slots import RequestState, SlotTable
+from text_generation_server.tokens import TokenDecoder
 
 
 def state(request_id: int = 0) -> RequestState:

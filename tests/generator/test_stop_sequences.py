@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from text_generation_server.errors import InvalidRequestError
-from text_generation_server.text import StopSequences
 
 from generator.reference import first_end
+from text_generation_server.errors import InvalidRequestError
+from text_generation_server.text import StopSequences
 
 LETTERS = "abé😀\n"
 

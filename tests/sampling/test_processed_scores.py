@@ -78,8 +78,14 @@ def ours(rows: list[SamplingParameters], ids: list[torch.Tensor], logits: torch.
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(rows=st.lists(parameters, min_size=1, max_size=5), seed=st.integers(0, 2**32), scale=st.sampled_from([1.0, 4.0]))
-def test_processed_scores_equal_those_of_transformers(rows: list[SamplingParameters], seed: int, scale: float) -> None:
+@given(
+    rows=st.lists(parameters, min_size=1, max_size=5),
+    seed=st.integers(0, 2**32),
+    scale=st.sampled_from([1.0, 4.0]),
+)
+def test_processed_scores_equal_those_of_transformers(
+    rows: list[SamplingParameters], seed: int, scale: float
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(len(rows), VOCABULARY, generator=generator) * scale
     ids = [torch.randint(0, VOCABULARY, (1 + 30 * row,), generator=generator) for row in range(len(rows))]
@@ -109,7 +115,11 @@ def test_logprobs_are_the_log_softmax_of_the_processed_scores() -> None:
     ids = torch.randint(0, VOCABULARY, (20,))
     counts = torch.bincount(ids, minlength=VOCABULARY).to(torch.int32).unsqueeze(0)
     chosen, logprob = choose_processed(
-        logits, counts, torch.tensor([[20]], dtype=torch.int32), float_parameters(asked)[None], integer_parameters(asked)[None]
+        logits,
+        counts,
+        torch.tensor([[20]], dtype=torch.int32),
+        float_parameters(asked)[None],
+        integer_parameters(asked)[None],
     )
     expected = torch.log_softmax(reference(asked, ids, logits[0]), dim=-1)[int(chosen)]
     torch.testing.assert_close(logprob[0, 0], expected, rtol=1e-5, atol=1e-5)

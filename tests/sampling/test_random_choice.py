@@ -89,7 +89,9 @@ def test_a_filtered_token_is_never_drawn() -> None:
 
 def test_rows_that_do_not_sample_take_the_best_token() -> None:
     scores = torch.randn(4, VOCABULARY)
-    chosen, logprob = choose(scores, torch.zeros(4, 1, dtype=torch.bool), (column([1] * 4), column([0] * 4)), column([0] * 4))
+    chosen, logprob = choose(
+        scores, torch.zeros(4, 1, dtype=torch.bool), (column([1] * 4), column([0] * 4)), column([0] * 4)
+    )
     greedy, greedy_logprob = choose_greedy(scores)
     assert torch.equal(chosen, greedy)
     torch.testing.assert_close(logprob, greedy_logprob)

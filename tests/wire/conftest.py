@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+
 from text_generation_server.engine.fake import FakeEngine
 from text_generation_server.generator import Generator
 from text_generation_server.pb import service_v2_pb2_grpc, service_v3_pb2_grpc

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+
 from text_generation_server.pb.service_v3_pb2_grpc import TextGenerationServiceStub
 
 TESTS = Path(__file__).parents[1]

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
+
 from text_generation_server.pb import messages_pb2 as pb
 from text_generation_server.router_limits import WireVersion
 from text_generation_server.service import encodable

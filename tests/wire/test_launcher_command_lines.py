@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import typer.testing
+
 from text_generation_server import cli
 from text_generation_server.settings import Settings
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from loguru import logger
+
 from text_generation_server.errors import InvalidSettingError
 from text_generation_server.telemetry import configure_logging
 

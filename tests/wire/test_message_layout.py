@@ -2,6 +2,7 @@
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
+
 from text_generation_server.pb import messages_pb2, service_v2_pb2, service_v3_pb2
 
 TYPES = {

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+
 from text_generation_server.pb import messages_pb2 as pb
 
 from .router_messages import prefill, request, warmup_v3

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from text_generation_server.errors import InvalidSettingError
 from text_generation_server.settings import ServeFlags, Settings, read_settings
 

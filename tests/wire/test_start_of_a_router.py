@@ -5,6 +5,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
 from text_generation_server.pb import messages_pb2 as pb
 from text_generation_server.router_limits import WireVersion
 

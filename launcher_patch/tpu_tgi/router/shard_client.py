@@ -5,9 +5,9 @@ from typing import TypeVar
 
 import grpc
 import grpc.aio
+
 from text_generation_server.pb import messages_pb2 as pb
 from text_generation_server.pb.service_v3_pb2_grpc import TextGenerationServiceStub
-
 from tpu_tgi.router import warmup
 from tpu_tgi.router.errors import ShardError
 from tpu_tgi.router.generation import CachedBatch, NewBatch, ShardInfo, ShardLimits, Step

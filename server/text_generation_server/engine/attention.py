@@ -76,7 +76,9 @@ def attend(
     """
     for name, argument in others.items():
         if argument is not None and argument is not False and name not in WITHOUT_EFFECT:
-            raise NotImplementedError(f"attention argument {name!r} of {type(module).__name__} is not supported")
+            raise NotImplementedError(
+                f"attention argument {name!r} of {type(module).__name__} is not supported"
+            )
     rows, heads, queries, head_dim = query.shape
     key_value_heads = key.shape[2]
     # Query heads that share a key head form a group, so keys are never repeated in memory.

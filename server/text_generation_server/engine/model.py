@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from text_generation_server.engine import attention
@@ -46,12 +45,12 @@ class HostModel:
     """A loaded model, still on the host.
 
     Attributes:
-        model: in eval mode; its attention is `attention.attend`.
+        model: a transformers model in eval mode; its attention is `attention.attend`.
         max_length: resolved length of a slot.
         vocab_size: last dimension of the logits.
     """
 
-    model: nn.Module
+    model: Any
     cache_shape: CacheShape
     max_length: int
     vocab_size: int
@@ -66,7 +65,9 @@ def load_config(directory: Path) -> Any:
             is not supported; the message lists what is.
     """
     if not (directory / "config.json").is_file():
-        raise UnsupportedModelError(f"no config.json in {directory}: give a model id or a directory with a checkpoint")
+        raise UnsupportedModelError(
+            f"no config.json in {directory}: give a model id or a directory with a checkpoint"
+        )
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:
@@ -74,7 +75,9 @@ def load_config(directory: Path) -> Any:
             f"config.json in {directory} cannot be read: {error}. Supported model types: {supported()}"
         ) from error
     if config.model_type not in SUPPORTED_MODEL_TYPES:
-        raise UnsupportedModelError(f"model type {config.model_type!r} is not supported. Supported: {supported()}")
+        raise UnsupportedModelError(
+            f"model type {config.model_type!r} is not supported. Supported: {supported()}"
+        )
     for architecture in config.architectures or []:
         if not architecture.endswith(("ForCausalLM", "LMHeadModel")):
             raise UnsupportedModelError(
@@ -113,7 +116,7 @@ def resolve_max_length(config: Any, max_length: int | None) -> int:
     Raises:
         UnsupportedModelError: the model has no positions that far.
     """
-    positions = config.max_position_embeddings
+    positions = int(config.max_position_embeddings)
     if max_length is None:
         return min(DEFAULT_MAX_LENGTH, positions)
     if max_length > positions:
@@ -146,7 +149,9 @@ def load_model(directory: Path, max_length: int | None, dtype: torch.dtype) -> H
         )
     except Exception as error:
         # transformers and safetensors raise many kinds here; all of them mean that the files are no good.
-        raise UnsupportedModelError(f"the weights in {directory} cannot be loaded: {first_line(error)}") from error
+        raise UnsupportedModelError(
+            f"the weights in {directory} cannot be loaded: {first_line(error)}"
+        ) from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise UnsupportedModelError(
@@ -166,7 +171,7 @@ def first_line(error: Exception) -> str:
     return " ".join(lines)[:500] if lines else type(error).__name__
 
 
-def probe(model: nn.Module) -> tuple[CacheShape, int]:
+def probe(model: Any) -> tuple[CacheShape, int]:
     """Runs one token on the host, to learn the cache's shape and the number of logits.
 
     It also finds models whose attention asks for what `attention.attend` does not do.
@@ -197,7 +202,9 @@ def load_tokenizer(directory: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:
         # As with weights: many kinds of errors, one meaning.
-        raise UnsupportedModelError(f"the tokenizer in {directory} cannot be loaded: {first_line(error)}") from error
+        raise UnsupportedModelError(
+            f"the tokenizer in {directory} cannot be loaded: {first_line(error)}"
+        ) from error
     if not tokenizer.is_fast:
         raise UnsupportedModelError(
             f"{directory} has no tokenizer.json, and its tokenizer cannot be converted to a fast one; "

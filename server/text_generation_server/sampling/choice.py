@@ -21,7 +21,9 @@ def choose_greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     return chosen, scores.amax(dim=-1, keepdim=True) - torch.logsumexp(scores, dim=-1, keepdim=True)
 
 
-def choose(scores: Tensor, samples: Tensor, seeds: tuple[Tensor, Tensor], position: Tensor) -> tuple[Tensor, Tensor]:
+def choose(
+    scores: Tensor, samples: Tensor, seeds: tuple[Tensor, Tensor], position: Tensor
+) -> tuple[Tensor, Tensor]:
     """A draw from softmax(scores) in rows that sample, the best token in the others.
 
     Args:

@@ -35,7 +35,9 @@ class SamplingParameters:
 
     def __post_init__(self) -> None:
         """Raises InvalidRequestError for a value out of range; NaN is out of every range."""
-        require(self.temperature > 0 and math.isfinite(self.temperature), "temperature", self.temperature, "> 0")
+        require(
+            self.temperature > 0 and math.isfinite(self.temperature), "temperature", self.temperature, "> 0"
+        )
         require(0 <= self.top_k < 2**31, "top_k", self.top_k, "0 (off) or a positive integer")
         require(0 < self.top_p <= 1, "top_p", self.top_p, "> 0 and <= 1")
         require(0 < self.typical_p <= 1, "typical_p", self.typical_p, "> 0 and <= 1")
@@ -46,7 +48,12 @@ class SamplingParameters:
             self.repetition_penalty,
             "> 0",
         )
-        require(math.isfinite(self.frequency_penalty), "frequency_penalty", self.frequency_penalty, "a finite number")
+        require(
+            math.isfinite(self.frequency_penalty),
+            "frequency_penalty",
+            self.frequency_penalty,
+            "a finite number",
+        )
 
     @property
     def samples(self) -> bool:

@@ -39,5 +39,7 @@ def export(program: Program) -> ExportedProgram:
         ]
     order = [output for _, output in aliases if program.arguments[places[output]].ndim == 4]
     if order != sorted(order):
-        raise RuntimeError(f"cache tensors enter the program in the order {order}, not in that of their successors")
+        raise RuntimeError(
+            f"cache tensors enter the program in the order {order}, not in that of their successors"
+        )
     return ExportedProgram(text, aliases)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch_xla
 import torch_xla.runtime as runtime
 from loguru import logger
@@ -58,7 +57,7 @@ def load_engine(
 
 def on_cpu() -> bool:
     """True if XLA computes on the host's processor."""
-    return runtime.device_type() == "CPU"
+    return bool(runtime.device_type() == "CPU")
 
 
 def place_on_device(loaded: host.HostModel, batch_size: int) -> XlaEngine:
