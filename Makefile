@@ -7,7 +7,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint test
+.PHONY: help install lint test serve
+
+DEMO_MODEL := models/SmolLM2-135M-Instruct
+MODEL_ID := $(DEMO_MODEL)
+PORT := 8080
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,5 +34,17 @@ test: lint ## install, lint, and run the tests
 	$(BIN)/python -m pytest
 
 # --- serving: serve, tpu-tgi ---
+
+serve: $(INSTALLED) ## serve the demo model, or MODEL_ID=..., on PORT=8080; HF_BATCH_SIZE=..., HF_SEQUENCE_LENGTH=...
+	@test "$(MODEL_ID)" != "$(DEMO_MODEL)" || $(BIN)/python -m tpu_tgi.demo_model $(DEMO_MODEL)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/tpu-tgi --model-id "$(MODEL_ID)" --port "$(PORT)"
+
+# What make was given as HF_BATCH_SIZE=4 must reach the service, as if it stood in the environment.
+ifdef HF_BATCH_SIZE
+export HF_BATCH_SIZE
+endif
+ifdef HF_SEQUENCE_LENGTH
+export HF_SEQUENCE_LENGTH
+endif
 
 # --- measuring: bench, tpu-check ---
