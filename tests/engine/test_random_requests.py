@@ -1,4 +1,4 @@
-"""Two hundred random requests: nothing compiles, nothing falls back to the host, no answer is lost, memory stays flat."""
+"""Random requests: nothing compiles, nothing falls back to the host, no answer is lost, memory stays flat."""
 
 import os
 import random
@@ -45,7 +45,9 @@ def random_sampling(chance: random.Random) -> SamplingParameters:
 def random_request(chance: random.Random, request_id: int) -> GenerationRequest:
     return GenerationRequest(
         id=request_id,
-        prompt=" ".join(chance.choices(["water", "Zürich", "🙂", "def", "42", "東京", "\n"], k=chance.randint(1, 90))),
+        prompt=" ".join(
+            chance.choices(["water", "Zürich", "🙂", "def", "42", "東京", "\n"], k=chance.randint(1, 90))
+        ),
         max_new_tokens=chance.randint(1, 24),
         truncate=chance.choice([0, 1, 30, 200]),
         sampling=random_sampling(chance),
@@ -58,7 +60,9 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_two_hundred_random_requests_are_answered_by_the_programs_of_the_warm_up(loaded: LoadedEngine) -> None:
+def test_two_hundred_random_requests_are_answered_by_the_programs_of_the_warm_up(
+    loaded: LoadedEngine,
+) -> None:
     chance = random.Random(11)
     generator = Generator(loaded.engine, loaded.tokenizer, loaded.eos_token_ids)
     compiled = measurement.compilations()

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from engine.checkpoints import save
 from safetensors.torch import load_file, save_file
 
+from engine.checkpoints import save
 from text_generation_server.engine.model import SUPPORTED_MODEL_TYPES, load_config, load_model, load_tokenizer
 from text_generation_server.errors import UnsupportedModelError
 
@@ -60,7 +60,9 @@ def test_a_rotary_embedding_that_depends_on_the_batch_is_refused(checkpoint: Pat
 
 
 def test_a_sequence_length_beyond_the_models_positions_is_refused(checkpoint: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"HF_SEQUENCE_LENGTH .* is 129.*max_position_embeddings = 128"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"HF_SEQUENCE_LENGTH .* is 129.*max_position_embeddings = 128"
+    ):
         load_model(checkpoint, 129, torch.float32)
 
 

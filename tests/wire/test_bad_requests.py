@@ -8,6 +8,7 @@ import pytest
 
 from text_generation_server.pb import messages_pb2 as pb
 from text_generation_server.router_limits import WireVersion
+from text_generation_server.sampling.parameters import Processing
 
 from .conftest import MAX_LENGTH, RunningShard
 from .router_messages import IMAGE_BYTES, prefill, request
@@ -140,7 +141,7 @@ def test_chunking_is_refused_since_it_was_not_offered(running: RunningShard) -> 
 
 def test_neutral_parameters_arrive_as_neutral(stub: Any, running: RunningShard) -> None:
     stub.Prefill(prefill(0, request(0, "a")))
-    assert running.engine.prefills[0].sampling.is_plain_greedy
+    assert running.engine.prefills[0].sampling.processing is Processing.NONE
 
 
 def test_a_request_of_more_than_4_mib_arrives_and_is_truncated(running: RunningShard) -> None:

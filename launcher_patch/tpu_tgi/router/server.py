@@ -26,6 +26,11 @@ from tpu_tgi.router.validation import ValidationLimits, Validator
 
 logger = logging.getLogger(__name__)
 
+EXAMPLE = (
+    "curl 127.0.0.1:%d/generate -X POST -H 'Content-Type: application/json' "
+    """-d '{"inputs":"What is Deep Learning?","parameters":{"max_new_tokens":20}}'"""
+)
+
 # The stock router never closes an idle connection; a client that reuses one must not find it closed.
 IDLE_SECONDS = 600
 
@@ -45,6 +50,7 @@ class HttpServer(uvicorn.Server):
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]
             logger.info("Ready: serving on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+            logger.info("Try it: %s", EXAMPLE % port)
 
 
 class Router:

@@ -14,12 +14,12 @@ def prefill_buckets(max_length: int) -> list[int]:
 
 
 def decode_lengths(max_length: int) -> list[int]:
-    """Lengths of the cache that a decode step reads, ascending: a quarter and all of it.
+    """Lengths of the cache that a decode step reads, ascending: a quarter, a half and all of it.
 
-    While every live request is short, reading the whole cache would move mostly padding.
+    A step reads up to the furthest live request: while all are short, the rest is padding that need not move.
+    Below 128 positions the padding is too small to be worth a program.
     """
-    quarter = max_length // 4
-    return [quarter, max_length] if quarter >= 128 else [max_length]
+    return [length for length in (max_length // 4, max_length // 2) if length >= 128] + [max_length]
 
 
 def bucket_for(length: int, buckets: list[int]) -> int:

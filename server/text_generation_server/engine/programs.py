@@ -1,4 +1,4 @@
-"""The programs that the engine runs, as pure torch functions from state to state.
+"""The programs that the engine runs, as pure torch functions on flat lists of tensors.
 
 Rules that keep a program compilable once and for all:
 - shapes are constants; what varies (slot, length, position, parameters) comes in as a tensor, never as a
@@ -7,11 +7,13 @@ Rules that keep a program compilable once and for all:
 - one small float32 array goes back to the host: [rows, 2], token and logprob. Token ids are below 2^24,
   so float32 holds them exactly, and one transfer is cheaper than two.
 
-A new request takes two programs: `prefill`, one for each bucket, fills the cache; `admit`, one for all, chooses the
-first token and sets the slot's row. Choosing compiles slowly, so it is not repeated in every bucket.
+Each token takes two programs, one that runs the model and one that chooses:
 
-The greedy decode does not maintain `counts`: it runs only while no live request needs processed scores, and a
-request that does has its counts set when it is admitted.
+    new request:  prefill (one per bucket) -> logits -> admit
+    step:         forward (one per length) -> logits -> choose (one per Processing)
+
+So programs add up instead of multiplying, and the choice, which compiles slowly for its size, is compiled once
+for each kind. The logits between them stay on the device.
 """
 
 from collections.abc import Callable
@@ -21,8 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from text_generation_server.engine.cache import DecodeStep, PrefillStep, slot_cache, successors
-from text_generation_server.engine.state import FLOAT_COLUMNS, INTEGER_COLUMNS, DecodeState, SlotRows
+from text_generation_server.engine.state import FLOAT_COLUMNS, INTEGER_COLUMNS, SlotRows
 from text_generation_server.sampling.choice import choose, choose_greedy
+from text_generation_server.sampling.parameters import Processing
 from text_generation_server.sampling.processing import ProcessingTensors, process
 
 
@@ -107,49 +110,74 @@ def admit(rows: SlotRows, inputs: list[Tensor]) -> Program:
     return Program(function, [*row_tensors, *inputs], len(row_tensors))
 
 
-def decode(model: nn.Module, state: DecodeState, seen_length: int, processed: bool) -> Program:
-    """One step for all slots.
+def forward(model: nn.Module, cache: list[Tensor], rows: SlotRows, seen_length: int) -> Program:
+    """Feeds each slot's last token through the model.
 
     Args:
         seen_length: attention reads this many positions of the cache; every live position must be below it.
-        processed: penalties, filters and sampling; otherwise the plain arg max.
 
-    The function returns the state and the choices, [slots, 2].
+    The function returns the cache and the logits, [slots, vocabulary].
     """
 
     def function(arguments: list[Tensor]) -> list[Tensor]:
-        state = DecodeState.unflatten(arguments)
-        rows = state.rows
-        layers = slot_cache(state.cache, DecodeStep(rows.positions, seen_length))
+        *old, tokens, positions = arguments
+        layers = slot_cache(old, DecodeStep(positions, seen_length))
         logits = model(
-            input_ids=rows.tokens.unsqueeze(1),
-            position_ids=rows.positions.unsqueeze(1),
+            input_ids=tokens.unsqueeze(1),
+            position_ids=positions.unsqueeze(1),
             past_key_values=layers,
             use_cache=True,
         ).logits[:, -1]
+        return [*successors(layers), logits]
+
+    return Program(function, [*cache, rows.tokens, rows.positions], len(cache))
+
+
+def choose_next(rows: SlotRows, logits: Tensor, length: int, processing: Processing) -> Program:
+    """Chooses the next token of each slot and moves on.
+
+    Args:
+        logits: [slots, vocabulary].
+        length: of a slot.
+        processing: what the most demanding live slot needs. With NONE, `counts` are not kept up to date: then no
+            live slot has penalties, and a slot gets its counts when it is admitted.
+
+    The function returns the rows and the choices, [slots, 2].
+    """
+    row_tensors = rows.flatten()
+
+    def function(arguments: list[Tensor]) -> list[Tensor]:
+        *row_arguments, logits = arguments
+        rows = SlotRows(*row_arguments)
         counts = rows.counts
-        if processed:
-            length = (rows.positions + 1).unsqueeze(1)
-            chosen, logprob = choose_processed(logits, counts, length, rows.floats, rows.integers)
-            counts = counts + one_hot(chosen, counts.shape[1])
-        else:
+        if processing is Processing.NONE:
             chosen, logprob = choose_greedy(logits)
+        else:
+            tokens_so_far = (rows.positions + 1).unsqueeze(1)
+            chosen, logprob = choose_processed(
+                logits, counts, tokens_so_far, rows.floats, rows.integers, processing
+            )
+            counts = counts + one_hot(chosen, counts.shape[1])
         successor = SlotRows(
             tokens=chosen[:, 0],
             # A slot that is not live goes on computing into its own last place, which no request reads.
-            positions=torch.clamp(rows.positions + 1, max=state.cache[0].shape[1] - 1),
+            positions=torch.clamp(rows.positions + 1, max=length - 1),
             floats=rows.floats,
             integers=rows.integers,
             counts=counts,
         )
-        return [*successors(layers), *successor.flatten(), pack(chosen, logprob)]
+        return [*successor.flatten(), pack(chosen, logprob)]
 
-    tensors = state.flatten()
-    return Program(function, tensors, len(tensors))
+    return Program(function, [*row_tensors, logits], len(row_tensors))
 
 
 def choose_processed(
-    logits: Tensor, counts: Tensor, length: Tensor, floats: Tensor, integers: Tensor
+    logits: Tensor,
+    counts: Tensor,
+    length: Tensor,
+    floats: Tensor,
+    integers: Tensor,
+    processing: Processing = Processing.TYPICAL,
 ) -> tuple[Tensor, Tensor]:
     """Processes the logits by each row's parameters and chooses.
 
@@ -158,7 +186,8 @@ def choose_processed(
     """
     real = {name: floats[:, i : i + 1] for i, name in enumerate(FLOAT_COLUMNS)}
     whole = {name: integers[:, i : i + 1] for i, name in enumerate(INTEGER_COLUMNS)}
-    scores = process(logits, counts, length, ProcessingTensors(top_k=whole["top_k"], **real))
+    parameters = ProcessingTensors(top_k=whole["top_k"], **real)
+    scores = process(logits, counts, length, parameters, processing)
     return choose(scores, whole["samples"] != 0, (whole["seed_low"], whole["seed_high"]), length)
 
 

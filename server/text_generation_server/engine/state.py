@@ -21,8 +21,8 @@ class SlotRows:
         positions: [slots] int32, where that token goes.
         floats: [slots, len(FLOAT_COLUMNS)] float32.
         integers: [slots, len(INTEGER_COLUMNS)] int32.
-        counts: [slots, vocabulary] int32, how often each token occurs in prompt and output. Only admission
-            and the sampling decode keep it up to date: see `programs`.
+        counts: [slots, vocabulary] int32, how often each token occurs in prompt and output; not kept up to date
+            while no live slot needs it, see `programs.choose_next`.
     """
 
     tokens: Tensor

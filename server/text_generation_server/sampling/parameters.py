@@ -2,10 +2,24 @@
 
 import math
 from dataclasses import dataclass
+from enum import IntEnum
 
 from text_generation_server.errors import InvalidRequestError
 
 UINT64_MAX = 2**64 - 1
+
+
+class Processing(IntEnum):
+    """How much is done with logits before the choice; each does all that the ones before it do.
+
+    NONE: the plain arg max. PENALTIES: penalties, temperature, sampling. FILTERS: top-k and top-p.
+    TYPICAL: typical-p.
+    """
+
+    NONE = 0
+    PENALTIES = 1
+    FILTERS = 2
+    TYPICAL = 3
 
 
 @dataclass(frozen=True)
@@ -67,9 +81,15 @@ class SamplingParameters:
         )
 
     @property
-    def is_plain_greedy(self) -> bool:
-        """True if the raw arg max is the answer, so that the cheapest program serves this request."""
-        return not self.samples and self.repetition_penalty == 1.0 and self.frequency_penalty == 0.0
+    def processing(self) -> "Processing":
+        """The least processing that gives this request what it asks for."""
+        if self.typical_p < 1.0:
+            return Processing.TYPICAL
+        if self.top_k != 0 or self.top_p < 1.0:
+            return Processing.FILTERS
+        if self.samples or self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0:
+            return Processing.PENALTIES
+        return Processing.NONE
 
 
 def require(holds: bool, field: str, value: object, allowed: str) -> None:

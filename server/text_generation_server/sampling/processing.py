@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from text_generation_server.sampling.parameters import Processing
 from text_generation_server.sampling.threshold import keep_heaviest
 
 
@@ -29,22 +30,31 @@ class ProcessingTensors:
     top_k: Tensor
 
 
-def process(logits: Tensor, counts: Tensor, length: Tensor, parameters: ProcessingTensors) -> Tensor:
+def process(
+    logits: Tensor,
+    counts: Tensor,
+    length: Tensor,
+    parameters: ProcessingTensors,
+    processing: Processing = Processing.TYPICAL,
+) -> Tensor:
     """Scores whose softmax is the distribution to choose from; filtered tokens are -inf.
 
     Args:
         logits: [rows, vocabulary], any float dtype.
         counts: [rows, vocabulary] int32, how often each token occurs in prompt and output.
         length: [rows, 1] int32, number of tokens in prompt and output.
+        processing: what the most demanding row needs. More of it costs time and changes no other row.
 
     Returns:
         [rows, vocabulary] float32.
     """
     scores = penalize(logits.to(torch.float32), counts, length, parameters)
     scores = scores / parameters.temperature
-    scores = filter_top_k(scores, parameters.top_k)
-    scores = filter_top_p(scores, parameters.top_p)
-    return filter_typical(scores, parameters.typical_p)
+    if processing >= Processing.FILTERS:
+        scores = filter_top_p(filter_top_k(scores, parameters.top_k), parameters.top_p)
+    if processing >= Processing.TYPICAL:
+        scores = filter_typical(scores, parameters.typical_p)
+    return scores
 
 
 def penalize(scores: Tensor, counts: Tensor, length: Tensor, parameters: ProcessingTensors) -> Tensor:

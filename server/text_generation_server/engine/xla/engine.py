@@ -21,14 +21,18 @@ from text_generation_server.engine.programs import Program
 from text_generation_server.engine.state import DecodeState, float_parameters, integer_parameters
 from text_generation_server.engine.xla import measurement
 from text_generation_server.engine.xla.compiled import CompiledProgram
-from text_generation_server.sampling.parameters import SamplingParameters
+from text_generation_server.sampling.parameters import Processing, SamplingParameters
 
 
 class ProgramKey(NamedTuple):
-    """Which program: its kind, and the length (a bucket, or the positions that a decode reads)."""
+    """Which program: its kind, and its variant (a bucket, a length of the cache, or a Processing)."""
 
     kind: str
-    length: int
+    variant: int
+
+    def __str__(self) -> str:
+        variant = Processing(self.variant).name.lower() if self.kind == "choose" else self.variant
+        return f"{self.kind} {variant}"
 
 
 @dataclass
@@ -37,11 +41,11 @@ class LiveSlot:
 
     Attributes:
         position: where its last token goes, as SlotRows.positions on the device.
-        plain: its choice is the plain arg max.
+        processing: what its request asks for.
     """
 
     position: int
-    plain: bool
+    processing: Processing
 
 
 class PendingArray:
@@ -80,13 +84,8 @@ class XlaEngine:
         self._device = device
         self._state = state.flatten()
         # Each kind of program takes and replaces its part of the state.
-        cache_tensors = len(state.cache)
-        self._part = {
-            "prefill": slice(0, cache_tensors),
-            "admit": slice(cache_tensors, None),
-            "decode greedy": slice(0, None),
-            "decode sampling": slice(0, None),
-        }
+        cache, rows = slice(0, len(state.cache)), slice(len(state.cache), None)
+        self._part = {"prefill": cache, "admit": rows, "forward": cache, "choose": rows}
         self._compiled: dict[ProgramKey, CompiledProgram] = {}
         self._prefill_buckets = prefill_buckets(limits.max_length)
         self._decode_lengths = decode_lengths(limits.max_length)
@@ -104,26 +103,28 @@ class XlaEngine:
         """All programs, largest first, so that what does not fit in memory shows at once."""
         return [
             *(ProgramKey("prefill", bucket) for bucket in reversed(self._prefill_buckets)),
+            *(ProgramKey("forward", length) for length in reversed(self._decode_lengths)),
             ProgramKey("admit", self._limits.max_length),
-            *(
-                ProgramKey(kind, length)
-                for length in reversed(self._decode_lengths)
-                for kind in ("decode sampling", "decode greedy")
-            ),
+            *(ProgramKey("choose", processing) for processing in reversed(Processing)),
         ]
 
     def program(self, key: ProgramKey) -> Program:
         """One program, with the present state and an empty request as its arguments."""
         state = DecodeState.unflatten(self._state)
-        ids, placement = self._send_prompt(0, [0], key.length)
+        if key.kind == "forward":
+            return programs.forward(self._model, state.cache, state.rows, key.variant)
+        if key.kind == "choose":
+            logits = self._empty_logits(self._limits.batch_size)
+            return programs.choose_next(state.rows, logits, self._limits.max_length, Processing(key.variant))
+        ids, placement = self._send_prompt(0, [0], key.variant)
         if key.kind == "prefill":
             return programs.prefill(self._model, state.cache, ids, placement)
-        if key.kind == "admit":
-            dtype = next(self._model.parameters()).dtype
-            logits = torch.zeros((1, self._limits.vocab_size), dtype=dtype).to(self._device)
-            parameters = self._send_parameters(SamplingParameters())
-            return programs.admit(state.rows, [logits, ids, placement, *parameters])
-        return programs.decode(self._model, state, key.length, key.kind == "decode sampling")
+        parameters = self._send_parameters(SamplingParameters())
+        return programs.admit(state.rows, [self._empty_logits(1), ids, placement, *parameters])
+
+    def _empty_logits(self, rows: int) -> Tensor:
+        dtype = next(self._model.parameters()).dtype
+        return torch.zeros((rows, self._limits.vocab_size), dtype=dtype).to(self._device)
 
     def warm_up(self, progress: Callable[[WarmupStep], None]) -> None:
         if self._compilations is not None:
@@ -134,7 +135,7 @@ class XlaEngine:
             program = self.program(key)
             # Run as well: the first run allocates, and a defect should show now.
             self._run(key, program.arguments[program.donated :]).cpu()
-            progress(WarmupStep(f"{key.kind} {key.length}", index, len(keys), time.perf_counter() - started))
+            progress(WarmupStep(str(key), index, len(keys), time.perf_counter() - started))
         self._compilations = measurement.compilations()
         self._fallbacks = measurement.fallbacks()
         if self._fallbacks:
@@ -173,7 +174,7 @@ class XlaEngine:
         packed = self._run(
             ProgramKey("admit", self._limits.max_length), [logits, padded, placement, *parameters]
         )
-        self._live[slot] = LiveSlot(length, sampling.is_plain_greedy)
+        self._live[slot] = LiveSlot(length, sampling.processing)
         self._watch_compilations()
         return PendingArray(packed, [*consumed, logits])
 
@@ -192,13 +193,15 @@ class XlaEngine:
         # A slot that ran past its end while its last token was being read is clamped on the device too.
         furthest = min(max(slot.position for slot in self._live.values()), self._limits.max_length - 1)
         length = bucket_for(furthest + 1, self._decode_lengths)
-        plain = all(slot.plain for slot in self._live.values())
+        processing = max(slot.processing for slot in self._live.values())
         consumed = list(self._state)
-        packed = self._run(ProgramKey("decode greedy" if plain else "decode sampling", length), [])
+        rows = DecodeState.unflatten(self._state).rows
+        logits = self._run(ProgramKey("forward", length), [rows.tokens, rows.positions])
+        packed = self._run(ProgramKey("choose", processing), [logits])
         for slot in self._live.values():
             slot.position += 1
         self._watch_compilations()
-        return PendingArray(packed, consumed)
+        return PendingArray(packed, [*consumed, logits])
 
     def release(self, slot: int) -> None:
         self._live.pop(slot, None)
