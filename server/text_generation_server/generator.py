@@ -60,7 +60,7 @@ class Generator:
         self._max_length = engine.limits.max_length
         self._batch_size = engine.limits.batch_size
         self._decoder = TokenDecoder(tokenizer)
-        self._encoder = PromptEncoder(tokenizer, self._max_length)
+        self._encoder = PromptEncoder(tokenizer, self._max_length, engine.limits.vocab_size)
         self._eos_token_ids = eos_token_ids
         self._slots = SlotTable(self._batch_size)
         self._batches: dict[int, list[RequestState]] = {}

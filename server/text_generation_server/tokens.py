@@ -43,16 +43,18 @@ class TokenDecoder:
 
 
 class PromptEncoder:
-    """Turns a request's prompt into token ids that fit into a slot of `max_length` tokens."""
+    """Turns a request's prompt into token ids below `vocab_size` that fit into a slot of `max_length` tokens."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerFast", max_length: int) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast", max_length: int, vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self._max_length = max_length
+        self._vocab_size = vocab_size
 
     def encode(self, request: GenerationRequest) -> list[int]:
         """The prompt's token ids, truncated as asked; at least one, and with the output at most `max_length`.
 
-        Raises InvalidRequestError if prompt and output cannot fit, or if there is no prompt.
+        Raises InvalidRequestError if prompt and output cannot fit, if there is no prompt, or if the prompt has a
+        token that the model lacks (some fine-tunes add tokens to the tokenizer only).
         """
         new = request.max_new_tokens
         require(new >= 1, "max_new_tokens", new, ">= 1")
@@ -73,6 +75,12 @@ class PromptEncoder:
             raise InvalidRequestError(
                 f"`inputs` tokens + `max_new_tokens` must be <= {self._max_length}. Given: {length} + {new}. "
                 f"Set `max_new_tokens` to at most {self._max_length - length}, or shorten `inputs`."
+            )
+        unknown = max(token_ids)
+        if unknown >= self._vocab_size:
+            raise InvalidRequestError(
+                f"`inputs` must not contain {self._tokenizer.convert_ids_to_tokens(unknown)!r}: the tokenizer knows "
+                f"it as token {unknown}, but the model has only {self._vocab_size} tokens"
             )
         return token_ids
 

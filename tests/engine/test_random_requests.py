@@ -100,8 +100,7 @@ def test_two_hundred_random_requests_are_answered_by_the_programs_of_the_warm_up
             alive.remove(leaving)
             kept = generator.filter(running, sorted(alive))
             running = kept.id if kept else None
-        if len(clients) % 20 == 0:
-            memory.append(resident_bytes())
+        memory.append(resident_bytes())
 
     for client in clients.values():
         if client.cancelled:

@@ -79,7 +79,9 @@ class Router(RuleBasedStateMachine):
     def start(self, batch_size: int) -> None:
         self.batches = {}
         self.next_id = 0
-        self.engine = FakeEngine(next_token=next_token, batch_size=batch_size, max_length=MAX_LENGTH)
+        self.engine = FakeEngine(
+            next_token=next_token, batch_size=batch_size, max_length=MAX_LENGTH, vocab_size=len(TOKENIZER)
+        )
         self.generator = Generator(self.engine, TOKENIZER, EOS_IDS)
 
     @rule(requests=st.lists(REQUESTS, min_size=1, max_size=4))

@@ -19,7 +19,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
 
 
 def encode(tokenizer: Any, prompt: str, max_length: int = 100, **fields: Any) -> list[int]:
-    return PromptEncoder(tokenizer, max_length).encode(request(0, prompt, **fields))
+    return PromptEncoder(tokenizer, max_length, len(tokenizer)).encode(request(0, prompt, **fields))
 
 
 def test_special_tokens_are_added_only_on_request(tokenizer: Any) -> None:
@@ -101,3 +101,11 @@ def test_fewer_than_one_new_token_is_refused(value: int) -> None:
 def test_a_negative_truncation_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match=r"`truncate` must be 0 .* Given: -1"):
         encode(small_tokenizers.byte_level(), "the fox", truncate=-1)
+
+
+def test_a_token_that_only_the_tokenizer_has_is_refused_and_named(tokenizer: Any) -> None:
+    encoder = PromptEncoder(tokenizer, 100, len(tokenizer) - 1)
+    last = tokenizer.convert_ids_to_tokens(len(tokenizer) - 1)
+    with pytest.raises(InvalidRequestError, match=f"the model has only {len(tokenizer) - 1} tokens"):
+        encoder.encode(request(0, f"the {last}"))
+    assert encoder.encode(request(0, "a"))
