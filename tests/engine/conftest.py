@@ -8,10 +8,20 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from text_generation_server.engine.contract import WarmupStep
+from text_generation_server.engine.xla import measurement
 from text_generation_server.engine.xla.load import LoadedEngine, load_engine
 from tpu_tgi import demo_model
 
 DIRECTORY = Path(__file__).parents[2] / "models" / "SmolLM2-135M-Instruct"
+
+
+@pytest.fixture(autouse=True)
+def nothing_falls_back_to_the_host(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Holds for every test of the engine, but for the one that provokes it."""
+    before = measurement.fallbacks()
+    yield
+    if request.node.get_closest_marker("falls_back") is None:
+        assert measurement.fallbacks() == before
 
 
 @pytest.fixture(scope="session")
