@@ -130,6 +130,8 @@ def load_and_serve(settings: Settings) -> int:
             batch_size=settings.batch_size,
             max_length=settings.max_length,
             dtype=settings.dtype,
+            scores_prompts=settings.prompt_logprobs,
+            strength=settings.watermark,
         )
     settings.check_max_input_tokens(loaded.engine.limits.max_length)
     return server.run(

@@ -12,9 +12,16 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
-from text_generation_server.engine.contract import ChosenTokens, Engine, PendingTokens
+from text_generation_server.engine.contract import (
+    MAX_RANKED,
+    ChosenTokens,
+    Engine,
+    PendingTokens,
+    RankedTokens,
+)
 from text_generation_server.errors import InvalidRequestError, UnknownBatchError
 from text_generation_server.requests import CachedBatch, GenerationRequest, StepOutcome, StepTimings
+from text_generation_server.sampling.parameters import require
 from text_generation_server.slots import RequestState, SlotTable
 from text_generation_server.tokens import PromptEncoder, TokenDecoder
 
@@ -37,6 +44,11 @@ class ChosenToken:
     owner: RequestState
     id: int
     logprob: float
+    ranked: RankedTokens | None
+
+
+def ranked_of(tokens: ChosenTokens, row: int) -> RankedTokens | None:
+    return tokens.ranked[row] if tokens.ranked else None
 
 
 class Generator:
@@ -141,6 +153,9 @@ class Generator:
         ids = [request.id for request in requests]
         if len(set(ids)) != len(ids):
             raise InvalidRequestError(f"`requests` must have ids that differ. Given: {ids}")
+        for request in requests:
+            allowed = f"0 (off) to {MAX_RANKED}"
+            require(0 <= request.top_n_tokens <= MAX_RANKED, "top_n_tokens", request.top_n_tokens, allowed)
         return [
             RequestState(
                 request,
@@ -195,7 +210,7 @@ class Generator:
         step, self._step = self._step, None
         tokens = self._read(step.pending)
         return self._counted(
-            ChosenToken(owner, tokens.token_ids[slot], tokens.logprobs[slot])
+            ChosenToken(owner, tokens.token_ids[slot], tokens.logprobs[slot], ranked_of(tokens, slot))
             for slot, owner in self._slots.still_live(step.owners).items()
         )
 
@@ -205,10 +220,15 @@ class Generator:
         for row in waiting:
             slot = self._slots.take(row)
             with self._device_time():
-                started.append((row, self._engine.prefill(slot, row.prompt_ids, row.request.sampling)))
+                if row.request.prompt_logprobs:
+                    row.prompt_logprobs = self._engine.score_prompt(row.prompt_ids)
+                ranked = row.request.top_n_tokens > 0
+                pending = self._engine.prefill(slot, row.prompt_ids, row.request.sampling, ranked)
+                started.append((row, pending))
         first_tokens = [(row, self._read(pending)) for row, pending in started]
         return self._counted(
-            ChosenToken(row, tokens.token_ids[0], tokens.logprobs[0]) for row, tokens in first_tokens
+            ChosenToken(row, tokens.token_ids[0], tokens.logprobs[0], ranked_of(tokens, 0))
+            for row, tokens in first_tokens
         )
 
     def _counted(self, chosen: Iterable[ChosenToken]) -> list[ChosenToken]:
@@ -223,7 +243,7 @@ class Generator:
     def _write(self, chosen: Sequence[ChosenToken]) -> None:
         """Makes the text; frees the slots of those who are finished by a stop sequence."""
         for token in chosen:
-            token.owner.write(token.id, token.logprob)
+            token.owner.write(token.id, token.logprob, token.ranked)
             if token.owner.finished:
                 self._release(token.owner)
 

@@ -18,6 +18,8 @@ class GenerationRequest:
         max_new_tokens: upper bound on generated tokens, at least 1.
         stop_sequences: generation ends when the output contains one of them; none may be empty.
         ignore_eos_token: generate on after an end-of-sequence token (benchmarks).
+        top_n_tokens: with each token, report that many of the best ones, and all that tie with the last of them.
+        prompt_logprobs: report the logprobs of the prompt's tokens.
     """
 
     id: int
@@ -28,6 +30,8 @@ class GenerationRequest:
     sampling: SamplingParameters = field(default_factory=SamplingParameters)
     stop_sequences: tuple[str, ...] = ()
     ignore_eos_token: bool = False
+    top_n_tokens: int = 0
+    prompt_logprobs: bool = False
 
 
 class FinishReason(Enum):
@@ -70,12 +74,33 @@ class GeneratedText:
 
 
 @dataclass(frozen=True)
+class PromptTokens:
+    """The prompt as the model saw it.
+
+    Attributes:
+        token_ids, logprobs, texts: of equal length. The first logprob is NaN: nothing comes before it.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    texts: list[str]
+
+
+@dataclass(frozen=True)
 class Generation:
-    """One token of one request; `finished` is set with the last one."""
+    """One token of one request.
+
+    Attributes:
+        finished: set with the last token.
+        top_tokens: the best tokens in its place, best first, if the request asked for them.
+        prompt: comes with the first token, if the request asked for it.
+    """
 
     request_id: int
     token: GeneratedToken
     finished: GeneratedText | None = None
+    top_tokens: tuple[GeneratedToken, ...] = ()
+    prompt: PromptTokens | None = None
 
 
 @dataclass(frozen=True)

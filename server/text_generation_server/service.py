@@ -3,7 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,7 +16,13 @@ from text_generation_server.generator import Generator
 from text_generation_server.pb import messages_pb2 as pb
 from text_generation_server.pb.service_v2_pb2_grpc import TextGenerationServiceServicer as ServicerV2
 from text_generation_server.pb.service_v3_pb2_grpc import TextGenerationServiceServicer as ServicerV3
-from text_generation_server.requests import CachedBatch, FinishReason, Generation, GenerationRequest
+from text_generation_server.requests import (
+    CachedBatch,
+    FinishReason,
+    GeneratedToken,
+    Generation,
+    GenerationRequest,
+)
 from text_generation_server.router_limits import WireVersion, limits_for_router
 from text_generation_server.sampling.parameters import SamplingParameters
 
@@ -216,6 +222,7 @@ class TextGenerationService(ServicerV2, ServicerV3):
             try:
                 request = generation_request(
                     message,
+                    scores_prompts=self._shard.engine.limits.scores_prompts,
                     add_special_tokens=message.add_special_tokens
                     or not self._router_sends_add_special_tokens,
                 )
@@ -273,23 +280,21 @@ class TextGenerationService(ServicerV2, ServicerV3):
             self._shard.on_fatal(error)
 
 
-def generation_request(message: pb.Request, *, add_special_tokens: bool) -> GenerationRequest:
+def generation_request(
+    message: pb.Request, *, add_special_tokens: bool, scores_prompts: bool
+) -> GenerationRequest:
     """One request of the wire. Raises InvalidRequestError for what is malformed or not supported.
 
-    `prefill_logprobs` is ignored, because /v1/completions always sets it (protocol section 4.3), and so is
-    `adapter_id`, which is the model name of OpenAI clients (section 4.5); so are blocks and slots, which the
+    `prefill_logprobs` counts only if the operator allowed it, since /v1/completions always sets it (protocol
+    section 4.3).
+
+    `adapter_id` is ignored, which is the model name of OpenAI clients (section 4.5); so are blocks and slots, which the
     slot table replaces.
     """
     parameters, stopping = message.parameters, message.stopping_parameters
-    if parameters.watermark:
-        raise InvalidRequestError("`watermark` is not supported, and must be false. Given: true")
     if parameters.grammar_type != pb.GRAMMAR_TYPE_NONE and parameters.grammar:
         raise InvalidRequestError(
             "`grammar` is not supported, and must be absent (so must `tools`). Given: a grammar"
-        )
-    if message.top_n_tokens > 0:
-        raise InvalidRequestError(
-            f"`top_n_tokens` is not supported, and must be 0. Given: {message.top_n_tokens}"
         )
     return GenerationRequest(
         id=message.id,
@@ -306,9 +311,12 @@ def generation_request(message: pb.Request, *, add_special_tokens: bool) -> Gene
             seed=parameters.seed,
             repetition_penalty=parameters.repetition_penalty,
             frequency_penalty=parameters.frequency_penalty,
+            watermark=parameters.watermark,
         ),
         stop_sequences=tuple(stopping.stop_sequences),
         ignore_eos_token=stopping.ignore_eos_token,
+        top_n_tokens=message.top_n_tokens,
+        prompt_logprobs=message.prefill_logprobs and scores_prompts,
     )
 
 
@@ -322,15 +330,20 @@ def prompt_of(message: pb.Request) -> str:
 
 
 def generation_message(generation: Generation) -> pb.Generation:
-    token, finished = generation.token, generation.finished
+    finished, prompt = generation.finished, generation.prompt
     return pb.Generation(
         request_id=generation.request_id,
-        tokens=pb.Tokens(
-            ids=[token.id],
-            logprobs=[token.logprob],
-            texts=[encodable(token.text)],
-            is_special=[token.is_special],
+        # The router looks at whether the message is there, not at what is in it.
+        prefill_tokens=None
+        if prompt is None
+        else pb.Tokens(
+            ids=prompt.token_ids,
+            logprobs=prompt.logprobs,
+            texts=map(encodable, prompt.texts),
+            is_special=[False] * len(prompt.token_ids),
         ),
+        tokens=tokens_message([generation.token]),
+        top_tokens=[tokens_message(generation.top_tokens)] if generation.top_tokens else [],
         generated_text=None
         if finished is None
         else pb.GeneratedText(
@@ -339,6 +352,15 @@ def generation_message(generation: Generation) -> pb.Generation:
             finish_reason=FINISH_REASONS[finished.finish_reason],
             seed=finished.seed,
         ),
+    )
+
+
+def tokens_message(tokens: Sequence[GeneratedToken]) -> pb.Tokens:
+    return pb.Tokens(
+        ids=[token.id for token in tokens],
+        logprobs=[token.logprob for token in tokens],
+        texts=[encodable(token.text) for token in tokens],
+        is_special=[token.is_special for token in tokens],
     )
 
 

@@ -1,9 +1,11 @@
 """Flags and environment variables -> one validated object (the launcher's contract, protocol section 6)."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from text_generation_server.errors import InvalidSettingError
+from text_generation_server.sampling.parameters import WatermarkStrength
 
 DTYPES = ("float16", "bfloat16", "float32")
 DEFAULT_BATCH_SIZE = 4
@@ -40,6 +42,8 @@ class Settings:
         max_length: tokens of one slot, prompt and output together, T; None: min(2048, what the model allows).
         max_input_tokens: longest prompt; None leaves it to the warm-up. Below max_length.
         skip_warmup: debugging only: programs are compiled when they are first needed.
+        prompt_logprobs: give the logprobs of prompts to requests that ask for them.
+        watermark: strength of the watermarks that requests ask for.
     """
 
     model_id: str
@@ -50,6 +54,8 @@ class Settings:
     max_length: int | None = None
     max_input_tokens: int | None = None
     skip_warmup: bool = False
+    prompt_logprobs: bool = False
+    watermark: WatermarkStrength = field(default_factory=WatermarkStrength)
 
     def __post_init__(self) -> None:
         """Raises InvalidSettingError for a value, or a combination, that cannot be honoured."""
@@ -102,6 +108,8 @@ def read_settings(model_id: str, flags: ServeFlags, environment: Mapping[str, st
         max_length=one_integer(environment, "HF_SEQUENCE_LENGTH", "MAX_TOTAL_TOKENS"),
         max_input_tokens=max_input_tokens,
         skip_warmup=is_set(environment, "SKIP_WARMUP"),
+        prompt_logprobs=is_set(environment, "REQUEST_LOGPROBS"),
+        watermark=watermark(environment),
     )
 
 
@@ -137,11 +145,6 @@ def refuse_unsupported(flags: ServeFlags, environment: Mapping[str, str]) -> Non
                 f"{name}={environment[name]} ({flag}) is not supported. Leave it out, and set "
                 "rope_parameters in the model's config.json instead"
             )
-    if is_set(environment, "REQUEST_LOGPROBS"):
-        raise InvalidSettingError(
-            f"REQUEST_LOGPROBS={environment['REQUEST_LOGPROBS']} (--enable-prefill-logprobs) is not "
-            "supported: log probabilities of the prompt are not computed. Leave it out"
-        )
 
 
 def one_integer(environment: Mapping[str, str], first: str, second: str) -> int | None:
@@ -158,6 +161,28 @@ def one_integer(environment: Mapping[str, str], first: str, second: str) -> int 
             "them, or both to the same value"
         )
     return next(iter(values.values()), None)
+
+
+def watermark(environment: Mapping[str, str]) -> WatermarkStrength:
+    """WATERMARK_GAMMA and WATERMARK_DELTA, by default 0.5 and 2, as TGI has them.
+
+    Raises InvalidSettingError for a gamma that is not between 0 and 1, or a delta that is no number.
+    """
+    gamma = number("WATERMARK_GAMMA", environment.get("WATERMARK_GAMMA") or str(WatermarkStrength().gamma))
+    delta = number("WATERMARK_DELTA", environment.get("WATERMARK_DELTA") or str(WatermarkStrength().delta))
+    if not 0 < gamma < 1:
+        raise InvalidSettingError(f"WATERMARK_GAMMA must be between 0 and 1, for example 0.5. Given: {gamma}")
+    return WatermarkStrength(gamma, delta)
+
+
+def number(name: str, value: str) -> float:
+    try:
+        parsed = float(value)
+    except ValueError:
+        parsed = math.nan
+    if not math.isfinite(parsed):
+        raise InvalidSettingError(f"{name} must be a number. Given: {value}")
+    return parsed
 
 
 def positive_integer(name: str, value: str) -> int:

@@ -1,15 +1,18 @@
 """A slot's life, the table of slots, and the state of the request that holds one or waits for one."""
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Sequence
 
+from text_generation_server.engine.contract import RankedTokens
 from text_generation_server.requests import (
     FinishReason,
     GeneratedText,
     GeneratedToken,
     Generation,
     GenerationRequest,
+    PromptTokens,
 )
 from text_generation_server.text import IncrementalText, StopSequences
 from text_generation_server.tokens import TokenDecoder
@@ -24,6 +27,7 @@ class RequestState:
         arrival: requests with lower numbers came before; who came first gets a slot first.
         slot: the slot that it holds, else None.
         finished: its last token was chosen. It holds no slot any more.
+        prompt_logprobs: those of the prompt's tokens but the first, until the first token is written.
         undelivered: generations that no prefill or decode has returned yet, oldest first.
     """
 
@@ -41,7 +45,9 @@ class RequestState:
         self.arrival = arrival
         self.slot: int | None = None
         self.finished = False
+        self.prompt_logprobs: list[float] | None = None
         self.undelivered: deque[Generation] = deque()
+        self._decoder = decoder
         self._special_ids = decoder.special_ids
         self._eos_token_ids = frozenset() if request.ignore_eos_token else eos_token_ids
         self._text = IncrementalText(decoder, prompt_ids)
@@ -64,7 +70,7 @@ class RequestState:
         if token_id in self._eos_token_ids or self._generated_tokens >= self.request.max_new_tokens:
             self.finished = True
 
-    def write(self, token_id: int, logprob: float) -> None:
+    def write(self, token_id: int, logprob: float, ranked: RankedTokens | None = None) -> None:
         """Adds the generation of the token that was counted last; sets `finished` if its text tells so.
 
         An EOS token comes before a stop sequence, and both come before LENGTH. TGI's shard has LENGTH first
@@ -89,8 +95,30 @@ class RequestState:
                 request_id=self.id,
                 token=GeneratedToken(id=token_id, logprob=logprob, text=piece, is_special=special),
                 finished=self._generated_text(reason) if reason else None,
+                top_tokens=self._top_tokens(ranked) if ranked else (),
+                prompt=self._prompt(),
             )
         )
+
+    def _top_tokens(self, ranked: RankedTokens) -> tuple[GeneratedToken, ...]:
+        """The first n, and those that tie with the n-th (TGI's rule)."""
+        wanted = self.request.top_n_tokens
+        if wanted == 0 or not ranked.logprobs:
+            return ()
+        last = ranked.logprobs[:wanted][-1]
+        return tuple(
+            GeneratedToken(token_id, logprob, self._decoder.decode([token_id]), token_id in self._special_ids)
+            for token_id, logprob in zip(ranked.token_ids, ranked.logprobs, strict=True)
+            if logprob >= last
+        )
+
+    def _prompt(self) -> PromptTokens | None:
+        """With the first token only."""
+        if self.prompt_logprobs is None:
+            return None
+        logprobs, self.prompt_logprobs = [math.nan, *self.prompt_logprobs], None
+        texts = [self._decoder.decode([token_id]) for token_id in self.prompt_ids]
+        return PromptTokens(list(self.prompt_ids), logprobs, texts)
 
     def _generated_text(self, reason: FinishReason) -> GeneratedText:
         sampling = self.request.sampling

@@ -13,10 +13,12 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from text_generation_server.engine.programs import choose_processed
+from text_generation_server.engine.programs import choose_rows, process_rows
 from text_generation_server.engine.state import float_parameters, integer_parameters
-from text_generation_server.sampling.parameters import SamplingParameters
-from text_generation_server.sampling.processing import ProcessingTensors, process
+from text_generation_server.sampling.parameters import Processing, SamplingParameters, WatermarkStrength
+from text_generation_server.sampling.processing import History, ProcessingTensors, process
+from text_generation_server.sampling.ranking import rank
+from text_generation_server.sampling.watermark import green
 
 VOCABULARY = 1000
 
@@ -67,14 +69,27 @@ def tensors(rows: list[SamplingParameters]) -> ProcessingTensors:
 
     names = ("temperature", "top_p", "typical_p", "repetition_penalty", "frequency_penalty")
     return ProcessingTensors(
-        top_k=column("top_k", torch.int32), **{name: column(name, torch.float32) for name in names}
+        top_k=column("top_k", torch.int32),
+        watermark=column("watermark", torch.bool),
+        **{name: column(name, torch.float32) for name in names},
     )
 
 
-def ours(rows: list[SamplingParameters], ids: list[torch.Tensor], logits: torch.Tensor) -> torch.Tensor:
-    counts = torch.stack([torch.bincount(row, minlength=VOCABULARY) for row in ids]).to(torch.int32)
-    lengths = torch.tensor([[len(row)] for row in ids], dtype=torch.int32)
-    return process(logits, counts, lengths, tensors(rows))
+def history_of(ids: list[torch.Tensor]) -> History:
+    return History(
+        counts=torch.stack([torch.bincount(row, minlength=VOCABULARY) for row in ids]).to(torch.int32),
+        length=torch.tensor([[len(row)] for row in ids], dtype=torch.int32),
+        previous=torch.stack([row[-1:] for row in ids]).to(torch.int32),
+    )
+
+
+def ours(
+    rows: list[SamplingParameters],
+    ids: list[torch.Tensor],
+    logits: torch.Tensor,
+    processing: Processing = Processing.EVERYTHING,
+) -> torch.Tensor:
+    return process(logits, history_of(ids), tensors(rows), WatermarkStrength(), processing)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -102,6 +117,53 @@ def test_neutral_parameters_leave_the_scores_exactly_as_they_were() -> None:
     assert torch.equal(ours([SamplingParameters()] * 3, ids, logits), logits)
 
 
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(asked=parameters, seed=st.integers(0, 2**32))
+def test_the_least_processing_that_a_request_needs_gives_what_all_of_it_gives(
+    asked: SamplingParameters, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(1, VOCABULARY, generator=generator) * 3
+    ids = [torch.randint(0, VOCABULARY, (9,), generator=generator)]
+    assert torch.equal(ours([asked], ids, logits, asked.processing), ours([asked], ids, logits))
+
+
+def test_a_watermark_adds_delta_to_the_green_tokens_before_all_else() -> None:
+    logits = torch.randn(2, VOCABULARY)
+    ids = [torch.tensor([5, 9]), torch.tensor([5, 9])]
+    marked, plain = ours([SamplingParameters(watermark=True), SamplingParameters()], ids, logits)
+    bonus = green(torch.tensor([[9]], dtype=torch.int32), VOCABULARY, 0.5)[0]
+    torch.testing.assert_close(marked, torch.where(bonus, logits[0] + 2.0, logits[0]))
+    assert torch.equal(plain, logits[1])
+
+
+def test_the_green_list_has_its_share_of_the_vocabulary_and_changes_with_the_token_before() -> None:
+    previous = torch.arange(200, dtype=torch.int32).unsqueeze(1)
+    for gamma in (0.25, 0.5):
+        lists = green(previous, 5000, gamma)
+        assert abs(float(lists.float().mean()) - gamma) < 0.005
+        # Two lists agree by chance only.
+        agreement = (lists[1:] == lists[:-1]).float().mean(dim=1)
+        expected = gamma**2 + (1 - gamma) ** 2
+        assert float((agreement - expected).abs().max()) < 0.05
+
+
+def test_ranking_equals_sorting_the_log_softmax() -> None:
+    scores = torch.randn(4, VOCABULARY) * 3
+    tokens, logprobs = rank(scores, 20)
+    expected = torch.log_softmax(scores, dim=-1).topk(20)
+    assert torch.equal(tokens.to(torch.int64), expected.indices)
+    torch.testing.assert_close(logprobs, expected.values)
+
+
+def test_ranking_runs_out_of_tokens_where_they_were_filtered() -> None:
+    scores = torch.full((1, VOCABULARY), -torch.inf)
+    scores[0, [3, 30]] = torch.tensor([1.0, 2.0])
+    tokens, logprobs = rank(scores, 5)
+    assert tokens[0, :2].tolist() == [30, 3]
+    assert logprobs[0, 2:].tolist() == [-torch.inf] * 3
+
+
 def test_tokens_that_tie_with_the_kth_are_kept() -> None:
     logits = torch.full((1, VOCABULARY), -1.0)
     logits[0, :4] = torch.tensor([3.0, 2.0, 2.0, 2.0])
@@ -113,13 +175,8 @@ def test_logprobs_are_the_log_softmax_of_the_processed_scores() -> None:
     asked = SamplingParameters(temperature=0.7, top_k=50, repetition_penalty=1.3, seed=11)
     logits = torch.randn(1, VOCABULARY) * 3
     ids = torch.randint(0, VOCABULARY, (20,))
-    counts = torch.bincount(ids, minlength=VOCABULARY).to(torch.int32).unsqueeze(0)
-    chosen, logprob = choose_processed(
-        logits,
-        counts,
-        torch.tensor([[20]], dtype=torch.int32),
-        float_parameters(asked)[None],
-        integer_parameters(asked)[None],
-    )
+    history, integers = history_of([ids]), integer_parameters(asked)[None]
+    scores = process_rows(logits, history, float_parameters(asked)[None], integers, WatermarkStrength())
+    chosen, logprob = choose_rows(scores, history, integers)
     expected = torch.log_softmax(reference(asked, ids, logits[0]), dim=-1)[int(chosen)]
     torch.testing.assert_close(logprob[0, 0], expected, rtol=1e-5, atol=1e-5)

@@ -23,12 +23,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "top_k": ({"parameters": {"top_k": 2**32 - 1}}, "`top_k` must be"),
     "repetition_penalty": ({"parameters": {"repetition_penalty": math.inf}}, "`repetition_penalty` must be"),
     "frequency_penalty": ({"parameters": {"frequency_penalty": -math.inf}}, "`frequency_penalty` must be"),
-    "watermark": ({"parameters": {"watermark": True}}, "`watermark` is not supported"),
     "grammar": (
         {"parameters": {"grammar": "[a-z]+", "grammar_type": pb.GRAMMAR_TYPE_REGEX}},
         "`grammar` is not supported",
     ),
-    "top_n_tokens": ({"top_n_tokens": 5}, "`top_n_tokens` is not supported, and must be 0. Given: 5"),
+    "top_n_tokens": ({"top_n_tokens": 21}, "`top_n_tokens` must be 0 (off) to 20. Given: 21"),
     "max_new_tokens": ({"max_new_tokens": 0}, "`max_new_tokens` must be"),
     "max_new_tokens too large": ({"max_new_tokens": MAX_LENGTH}, "`max_new_tokens`"),
     "stop_sequences": ({"stop_sequences": [""]}, "empty"),
@@ -72,19 +71,19 @@ def test_a_bad_request_among_good_ones_gets_its_error_as_its_answer(
 
 
 def test_a_batch_of_bad_requests_fails_as_a_whole_with_each_reason_once(stub: Any) -> None:
-    bad = [request(0, "a", top_n_tokens=5), request(1, "a", top_n_tokens=5)]
-    other = request(2, "a", parameters={"watermark": True})
+    bad = [request(0, "a", top_n_tokens=21), request(1, "a", top_n_tokens=21)]
+    other = request(2, "a", parameters={"top_p": 2.0})
     with pytest.raises(grpc.RpcError) as refusal:
         stub.Prefill(prefill(0, *bad, other))
     assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert refusal.value.details().count("`top_n_tokens`") == 1
-    assert "`watermark`" in refusal.value.details()
+    assert "`top_p`" in refusal.value.details()
 
 
 def test_a_bad_request_does_not_disturb_a_running_batch(stub: Any) -> None:
     batch = stub.Prefill(prefill(0, request(0, "a"))).batch
     with pytest.raises(grpc.RpcError):
-        stub.Prefill(prefill(1, request(1, "a", top_n_tokens=5)))
+        stub.Prefill(prefill(1, request(1, "a", top_n_tokens=21)))
     stub.ClearCache(pb.ClearCacheRequest(id=1))
     answer = stub.Decode(pb.DecodeRequest(batches=[batch]))
     assert answer.generations[0].tokens.texts[0] == "c"

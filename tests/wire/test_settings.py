@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from text_generation_server.errors import InvalidSettingError
+from text_generation_server.sampling.parameters import WatermarkStrength
 from text_generation_server.settings import ServeFlags, Settings, read_settings
 
 
@@ -57,6 +58,19 @@ def test_the_longest_prompt_leaves_room_for_a_token() -> None:
         settings({"MAX_TOTAL_TOKENS": "512"}, max_input_tokens=512)
 
 
+@pytest.mark.parametrize(("value", "allowed"), [("1", True), ("True", True), ("0", False), ("", False)])
+def test_prompt_logprobs_are_given_only_if_the_launcher_allows_them(value: str, allowed: bool) -> None:
+    assert settings({"REQUEST_LOGPROBS": value}).prompt_logprobs is allowed
+    assert settings({}).prompt_logprobs is False
+
+
+def test_the_strength_of_watermarks_comes_from_the_launchers_environment() -> None:
+    assert settings({"WATERMARK_GAMMA": "0.25", "WATERMARK_DELTA": "4"}).watermark == WatermarkStrength(
+        0.25, 4.0
+    )
+    assert settings({}).watermark == WatermarkStrength(0.5, 2.0)
+
+
 @pytest.mark.parametrize("name", ["MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH"])
 def test_the_longest_prompt_may_come_from_the_launchers_environment_and_a_flag_wins(name: str) -> None:
     assert settings({name: "100"}).max_input_tokens == 100
@@ -79,8 +93,9 @@ def test_the_longest_prompt_may_come_from_the_launchers_environment_and_a_flag_w
         ({"LORA_ADAPTERS": "some/adapter"}, {}, ["LORA_ADAPTERS=some/adapter"]),
         ({"ROPE_SCALING": "dynamic"}, {}, ["ROPE_SCALING=dynamic", "--rope-scaling"]),
         ({"ROPE_FACTOR": "2.0"}, {}, ["ROPE_FACTOR=2.0", "--rope-factor"]),
-        ({"REQUEST_LOGPROBS": "1"}, {}, ["REQUEST_LOGPROBS=1", "--enable-prefill-logprobs"]),
-        ({"REQUEST_LOGPROBS": "True"}, {}, ["REQUEST_LOGPROBS=True"]),
+        ({"WATERMARK_GAMMA": "1.5"}, {}, ["WATERMARK_GAMMA", "1.5", "0.5"]),
+        ({"WATERMARK_GAMMA": "half"}, {}, ["WATERMARK_GAMMA", "half"]),
+        ({"WATERMARK_DELTA": "inf"}, {}, ["WATERMARK_DELTA", "inf"]),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(

@@ -86,7 +86,7 @@ class DecodeStep:
 
 
 class ProbeStep:
-    """Keeps what the model wrote instead of a cache, to learn the shapes of a model's cache."""
+    """No cache at all: a prompt that sees itself, and layers that hold what the model wrote."""
 
     def write(self, cache: Tensor, new: Tensor) -> Tensor:
         return new

@@ -23,6 +23,7 @@ class EngineLimits:
         vocab_size: number of token ids that the model can produce.
         dtype: of weights and KV cache, for example "bfloat16".
         device_type: for example "xla".
+        scores_prompts: `score_prompt` may be called.
     """
 
     batch_size: int
@@ -30,6 +31,23 @@ class EngineLimits:
     vocab_size: int
     dtype: str
     device_type: str
+    scores_prompts: bool = False
+
+
+MAX_RANKED = 20
+"""How many of the best tokens an engine ranks for requests that ask for alternatives."""
+
+
+@dataclass(frozen=True)
+class RankedTokens:
+    """The best tokens by processed scores, best first; at most MAX_RANKED, without filtered tokens.
+
+    Attributes:
+        token_ids, logprobs: of equal length.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
 
 
 @dataclass(frozen=True)
@@ -42,10 +60,12 @@ class ChosenTokens:
     Attributes:
         token_ids: the chosen tokens.
         logprobs: log-softmax of the processed scores at the chosen token.
+        ranked: the best tokens of each row, if a live slot asked for them; else None.
     """
 
     token_ids: list[int]
     logprobs: list[float]
+    ranked: list[RankedTokens] | None = None
 
 
 class PendingTokens(Protocol):
@@ -76,10 +96,13 @@ class Engine(Protocol):
         """Compiles and runs every program, largest first. A second call returns at once."""
         ...
 
-    def prefill(self, slot: int, token_ids: Sequence[int], sampling: SamplingParameters) -> PendingTokens:
+    def prefill(
+        self, slot: int, token_ids: Sequence[int], sampling: SamplingParameters, ranked: bool = False
+    ) -> PendingTokens:
         """Starts the program that fills `slot` with a prompt and chooses the first token; the slot is now live.
 
-        Other slots are carried over untouched. `1 <= len(token_ids) < max_length`, else ValueError.
+        Other slots are carried over untouched. `1 <= len(token_ids) < max_length`, else ValueError. With
+        `ranked`, the outcomes have the best tokens as long as this slot is live.
         Returns one chosen token.
         """
         ...
@@ -89,6 +112,13 @@ class Engine(Protocol):
 
         Steps run in the order in which they were started, so a step may be started before the one
         before it was read. RuntimeError if no slot is live.
+        """
+        ...
+
+    def score_prompt(self, token_ids: Sequence[int]) -> list[float]:
+        """The logprob of each token of a prompt but the first, given those before it; waits for the device.
+
+        RuntimeError unless `limits.scores_prompts`.
         """
         ...
 

@@ -11,7 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from text_generation_server.engine.contract import ChosenTokens, EngineLimits, WarmupStep
+from text_generation_server.engine.contract import (
+    MAX_RANKED,
+    ChosenTokens,
+    EngineLimits,
+    RankedTokens,
+    WarmupStep,
+)
 from text_generation_server.sampling.parameters import SamplingParameters
 
 Program = Literal["prefill", "decode"]
@@ -27,6 +33,7 @@ class PrefillCall:
     slot: int
     token_ids: tuple[int, ...]
     sampling: SamplingParameters
+    ranked: bool
 
 
 class FakePendingTokens:
@@ -63,11 +70,13 @@ class FakeEngine:
         batch_size: int = 4,
         max_length: int = 128,
         vocab_size: int = 256,
+        scores_prompts: bool = False,
     ) -> None:
         """`next_token` maps prompt and output so far to the next token id; by default a checksum of them."""
-        self._limits = EngineLimits(batch_size, max_length, vocab_size, dtype="float32", device_type="fake")
+        self._limits = EngineLimits(batch_size, max_length, vocab_size, "float32", "fake", scores_prompts)
         self._next_token = next_token or self._checksum
         self._histories: dict[int, list[int]] = {}
+        self._ranked: set[int] = set()
         self._failures: dict[tuple[Program, str], Exception] = {}
         self._broken: str | None = None
         self._is_warm = False
@@ -98,10 +107,12 @@ class FakeEngine:
         for index, program in enumerate(("prefill", "decode"), start=1):
             progress(WarmupStep(program, index, count=2, seconds=0.0))
 
-    def prefill(self, slot: int, token_ids: Sequence[int], sampling: SamplingParameters) -> FakePendingTokens:
+    def prefill(
+        self, slot: int, token_ids: Sequence[int], sampling: SamplingParameters, ranked: bool = False
+    ) -> FakePendingTokens:
         """RuntimeError if the slot is live or does not exist; ValueError if the prompt does not fit."""
         self.calls["prefill"] += 1
-        self.prefills.append(PrefillCall(slot, tuple(token_ids), sampling))
+        self.prefills.append(PrefillCall(slot, tuple(token_ids), sampling, ranked))
         self._raise_planned("prefill")
         if not 0 <= slot < self._limits.batch_size:
             raise RuntimeError(f"There is no slot {slot}: the slots are 0 to {self._limits.batch_size - 1}.")
@@ -112,8 +123,11 @@ class FakeEngine:
                 f"A prompt must have 1 to {self._limits.max_length - 1} tokens. Given: {len(token_ids)}."
             )
         self._histories[slot] = list(token_ids)
+        if ranked:
+            self._ranked.add(slot)
         token_id = self._advance(slot)
-        return self._pending("prefill", ChosenTokens([token_id], [self.logprob_of(token_id)]))
+        best = [self.ranking_of(token_id)] if ranked else None
+        return self._pending("prefill", ChosenTokens([token_id], [self.logprob_of(token_id)], best))
 
     def decode(self) -> FakePendingTokens:
         """RuntimeError if no slot is live, or if a live one is full: its owner should have ended before."""
@@ -121,17 +135,26 @@ class FakeEngine:
         self._raise_planned("decode")
         if not self._histories:
             raise RuntimeError("No slot is live: there is nothing to decode.")
-        chosen = ChosenTokens(
-            [MEANINGLESS_TOKEN] * self._limits.batch_size, [float("nan")] * self._limits.batch_size
-        )
+        size = self._limits.batch_size
+        nothing = [RankedTokens([], []) for _ in range(size)] if self._ranked else None
+        chosen = ChosenTokens([MEANINGLESS_TOKEN] * size, [float("nan")] * size, nothing)
         for slot in self._histories:
             chosen.token_ids[slot] = self._advance(slot)
             chosen.logprobs[slot] = self.logprob_of(chosen.token_ids[slot])
+            if chosen.ranked is not None:
+                chosen.ranked[slot] = self.ranking_of(chosen.token_ids[slot])
         return self._pending("decode", chosen)
 
     def release(self, slot: int) -> None:
         self.calls["release"] += 1
         self._histories.pop(slot, None)
+        self._ranked.discard(slot)
+
+    def score_prompt(self, token_ids: Sequence[int]) -> list[float]:
+        self.calls["score_prompt"] += 1
+        if not self._limits.scores_prompts:
+            raise RuntimeError("This engine does not score prompts.")
+        return [self.logprob_of(token_id) for token_id in token_ids[1:]]
 
     def check_health(self) -> None:
         self.calls["check_health"] += 1
@@ -142,6 +165,12 @@ class FakeEngine:
     def logprob_of(token_id: int) -> float:
         """The logprob that goes with a token: some negative number that tells tokens apart."""
         return -1.0 - token_id / 1024
+
+    def ranking_of(self, token_id: int) -> RankedTokens:
+        """The token itself, and then its successors in the vocabulary, of which the third and fourth tie."""
+        ids = [(token_id + step) % self._limits.vocab_size for step in range(MAX_RANKED)]
+        logprobs = [self.logprob_of(token_id) - step for step in (0, 1, 2, 2, *range(3, MAX_RANKED - 1))]
+        return RankedTokens(ids, logprobs)
 
     def _advance(self, slot: int) -> int:
         history = self._histories[slot]

@@ -5,15 +5,16 @@ Rules that keep a program compilable once and for all:
   Python number, since a number is baked into the program;
 - no tensor is changed in place, nothing is read back, nothing depends on the order of Python objects;
 - one small float32 array goes back to the host: [rows, 2], token and logprob. Token ids are below 2^24,
-  so float32 holds them exactly, and one transfer is cheaper than two.
+  so float32 holds them exactly, and one transfer is cheaper than two. Only requests that ask for alternatives, or for
+  the logprobs of their prompt, make another array travel.
 
 Each token takes two programs, one that runs the model and one that chooses:
 
-    new request:  prefill (one per bucket) -> logits -> admit
-    step:         forward (one per length) -> logits -> choose (one per Processing)
+    new request:  prefill (one per bucket) -> logits -> admit -> scores (-> rank)
+    step:         forward (one per length) -> logits -> choose (one per Processing) -> scores (-> rank)
 
 So programs add up instead of multiplying, and the choice, which compiles slowly for its size, is compiled once
-for each kind. The logits between them stay on the device.
+for each kind. Logits and scores stay on the device.
 """
 
 from collections.abc import Callable
@@ -22,11 +23,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from text_generation_server.engine.cache import DecodeStep, PrefillStep, slot_cache, successors
+from text_generation_server.engine.cache import DecodeStep, PrefillStep, ProbeStep, slot_cache, successors
+from text_generation_server.engine.contract import MAX_RANKED
 from text_generation_server.engine.state import FLOAT_COLUMNS, INTEGER_COLUMNS, SlotRows
 from text_generation_server.sampling.choice import choose, choose_greedy
-from text_generation_server.sampling.parameters import Processing
-from text_generation_server.sampling.processing import ProcessingTensors, process
+from text_generation_server.sampling.parameters import Processing, WatermarkStrength
+from text_generation_server.sampling.processing import History, ProcessingTensors, process
+from text_generation_server.sampling.ranking import rank
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Program:
 
     Attributes:
         function: takes tensors like `arguments`; its first `donated` outputs succeed its first `donated` arguments,
-            and one more output is the result.
+            the others are results.
         arguments: tensors on the device with the shapes of all runs.
         donated: how many arguments give their buffers away.
     """
@@ -73,14 +76,14 @@ def prefill(model: nn.Module, cache: list[Tensor], ids: Tensor, placement: Tenso
     return Program(function, [*cache, ids, placement], len(cache))
 
 
-def admit(rows: SlotRows, inputs: list[Tensor]) -> Program:
+def admit(rows: SlotRows, inputs: list[Tensor], strength: WatermarkStrength) -> Program:
     """Chooses the first token of a prompt and sets the slot's row.
 
     Args:
         inputs: logits [1, vocabulary]; ids [1, length] int32, padded at the end; placement [2] int32, slot and length;
             floats [len(FLOAT_COLUMNS)] float32; integers [len(INTEGER_COLUMNS)] int32.
 
-    The function returns the rows and the choice, [1, 2].
+    The function returns the rows, the choice, [1, 2], and the processed scores, [1, vocabulary].
     """
     row_tensors = rows.flatten()
 
@@ -91,9 +94,10 @@ def admit(rows: SlotRows, inputs: list[Tensor]) -> Program:
         occurs = torch.arange(ids.shape[1], dtype=torch.int32, device=ids.device) < length
         empty = torch.zeros(rows.counts.shape[1], dtype=torch.int32, device=ids.device)
         counts = empty.scatter_add(0, ids[0].to(torch.int64), occurs.to(torch.int32)).unsqueeze(0)
-        chosen, logprob = choose_processed(
-            logits, counts, length.unsqueeze(1), floats.unsqueeze(0), integers.unsqueeze(0)
-        )
+        last = torch.gather(ids, 1, (length - 1).to(torch.int64).unsqueeze(0))
+        history = History(counts, length.unsqueeze(1), last)
+        scores = process_rows(logits, history, floats.unsqueeze(0), integers.unsqueeze(0), strength)
+        chosen, logprob = choose_rows(scores, history, integers.unsqueeze(0))
         counts = counts + one_hot(chosen, counts.shape[1])
 
         here = torch.arange(rows.tokens.shape[0], dtype=torch.int32, device=ids.device) == slot
@@ -105,7 +109,7 @@ def admit(rows: SlotRows, inputs: list[Tensor]) -> Program:
             integers=torch.where(row, integers, rows.integers),
             counts=torch.where(row, counts, rows.counts),
         )
-        return [*successor.flatten(), pack(chosen, logprob)]
+        return [*successor.flatten(), pack(chosen, logprob), scores]
 
     return Program(function, [*row_tensors, *inputs], len(row_tensors))
 
@@ -133,7 +137,9 @@ def forward(model: nn.Module, cache: list[Tensor], rows: SlotRows, seen_length: 
     return Program(function, [*cache, rows.tokens, rows.positions], len(cache))
 
 
-def choose_next(rows: SlotRows, logits: Tensor, length: int, processing: Processing) -> Program:
+def choose_next(
+    rows: SlotRows, logits: Tensor, length: int, processing: Processing, strength: WatermarkStrength
+) -> Program:
     """Chooses the next token of each slot and moves on.
 
     Args:
@@ -142,7 +148,7 @@ def choose_next(rows: SlotRows, logits: Tensor, length: int, processing: Process
         processing: what the most demanding live slot needs. With NONE, `counts` are not kept up to date: then no
             live slot has penalties, and a slot gets its counts when it is admitted.
 
-    The function returns the rows and the choices, [slots, 2].
+    The function returns the rows, the choices, [slots, 2], and the processed scores, [slots, vocabulary].
     """
     row_tensors = rows.flatten()
 
@@ -150,13 +156,13 @@ def choose_next(rows: SlotRows, logits: Tensor, length: int, processing: Process
         *row_arguments, logits = arguments
         rows = SlotRows(*row_arguments)
         counts = rows.counts
+        scores = logits.to(torch.float32)
         if processing is Processing.NONE:
-            chosen, logprob = choose_greedy(logits)
+            chosen, logprob = choose_greedy(scores)
         else:
-            tokens_so_far = (rows.positions + 1).unsqueeze(1)
-            chosen, logprob = choose_processed(
-                logits, counts, tokens_so_far, rows.floats, rows.integers, processing
-            )
+            history = History(counts, (rows.positions + 1).unsqueeze(1), rows.tokens.unsqueeze(1))
+            scores = process_rows(logits, history, rows.floats, rows.integers, strength, processing)
+            chosen, logprob = choose_rows(scores, history, rows.integers)
             counts = counts + one_hot(chosen, counts.shape[1])
         successor = SlotRows(
             tokens=chosen[:, 0],
@@ -166,29 +172,74 @@ def choose_next(rows: SlotRows, logits: Tensor, length: int, processing: Process
             integers=rows.integers,
             counts=counts,
         )
-        return [*successor.flatten(), pack(chosen, logprob)]
+        return [*successor.flatten(), pack(chosen, logprob), scores]
 
     return Program(function, [*row_tensors, logits], len(row_tensors))
 
 
-def choose_processed(
-    logits: Tensor,
-    counts: Tensor,
-    length: Tensor,
-    floats: Tensor,
-    integers: Tensor,
-    processing: Processing = Processing.TYPICAL,
-) -> tuple[Tensor, Tensor]:
-    """Processes the logits by each row's parameters and chooses.
+def rank_tokens(scores: Tensor) -> Program:
+    """Finds the best tokens of each row of processed scores.
+
+    The function returns [rows, 2 * MAX_RANKED]: tokens, best first, then their logprobs.
+    """
+
+    def function(arguments: list[Tensor]) -> list[Tensor]:
+        tokens, logprobs = rank(arguments[0], MAX_RANKED)
+        return [torch.cat([tokens.to(torch.float32), logprobs], dim=1)]
+
+    return Program(function, [scores], 0)
+
+
+def score_prompt(model: nn.Module, layers: int, ids: Tensor) -> Program:
+    """Finds the logprob of each token of a prompt, given those before it. It touches no state.
 
     Args:
-        length: [rows, 1] int32, tokens so far; also the position of the token to be chosen.
+        ids: [1, bucket] int32, padded at the end; what it returns for padding means nothing.
+
+    The function returns [bucket - 1]: the logprobs of tokens 1, 2, ...
     """
+
+    def function(arguments: list[Tensor]) -> list[Tensor]:
+        (ids,) = arguments
+        logits = model(
+            input_ids=ids,
+            position_ids=torch.arange(ids.shape[1], dtype=torch.int32, device=ids.device).unsqueeze(0),
+            past_key_values=slot_cache([ids] * (2 * layers), ProbeStep()),
+            use_cache=True,
+        ).logits[0, :-1]
+        scores = logits.to(torch.float32)
+        chosen = torch.gather(scores, 1, ids[0, 1:].to(torch.int64).unsqueeze(1))
+        return [chosen[:, 0] - torch.logsumexp(scores, dim=-1)]
+
+    return Program(function, [ids], 0)
+
+
+def process_rows(
+    logits: Tensor,
+    history: History,
+    floats: Tensor,
+    integers: Tensor,
+    strength: WatermarkStrength,
+    processing: Processing = Processing.EVERYTHING,
+) -> Tensor:
+    """Processes the logits by each row's parameters, which are columns of `floats` and `integers`."""
     real = {name: floats[:, i : i + 1] for i, name in enumerate(FLOAT_COLUMNS)}
-    whole = {name: integers[:, i : i + 1] for i, name in enumerate(INTEGER_COLUMNS)}
-    parameters = ProcessingTensors(top_k=whole["top_k"], **real)
-    scores = process(logits, counts, length, parameters, processing)
-    return choose(scores, whole["samples"] != 0, (whole["seed_low"], whole["seed_high"]), length)
+    parameters = ProcessingTensors(
+        top_k=integer_column(integers, "top_k"), watermark=integer_column(integers, "watermark") != 0, **real
+    )
+    return process(logits, history, parameters, strength, processing)
+
+
+def choose_rows(scores: Tensor, history: History, integers: Tensor) -> tuple[Tensor, Tensor]:
+    """Chooses by each row's seed; the position of the token to be chosen is the number of tokens so far."""
+    seeds = integer_column(integers, "seed_low"), integer_column(integers, "seed_high")
+    return choose(scores, integer_column(integers, "samples") != 0, seeds, history.length)
+
+
+def integer_column(integers: Tensor, name: str) -> Tensor:
+    """[rows, 1] int32."""
+    index = INTEGER_COLUMNS.index(name)
+    return integers[:, index : index + 1]
 
 
 def one_hot(chosen: Tensor, count: int) -> Tensor:

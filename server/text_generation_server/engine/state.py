@@ -9,7 +9,7 @@ from text_generation_server.sampling.parameters import SamplingParameters
 
 # Columns of DecodeState.floats and DecodeState.integers: a request's sampling parameters, one row per slot.
 FLOAT_COLUMNS = ("temperature", "top_p", "typical_p", "repetition_penalty", "frequency_penalty")
-INTEGER_COLUMNS = ("top_k", "samples", "seed_low", "seed_high")
+INTEGER_COLUMNS = ("top_k", "samples", "watermark", "seed_low", "seed_high")
 
 
 @dataclass
@@ -97,7 +97,7 @@ def float_parameters(sampling: SamplingParameters) -> Tensor:
 def integer_parameters(sampling: SamplingParameters) -> Tensor:
     """[len(INTEGER_COLUMNS)] int32 on the host; the seed's halves are kept bit by bit."""
     low, high = sampling.seed & 0xFFFFFFFF, sampling.seed >> 32
-    values = (sampling.top_k, int(sampling.samples), as_signed(low), as_signed(high))
+    values = (sampling.top_k, int(sampling.samples), int(sampling.watermark), as_signed(low), as_signed(high))
     return torch.tensor(values, dtype=torch.int32)
 
 

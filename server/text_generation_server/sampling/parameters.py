@@ -13,13 +13,26 @@ class Processing(IntEnum):
     """How much is done with logits before the choice; each does all that the ones before it do.
 
     NONE: the plain arg max. PENALTIES: penalties, temperature, sampling. FILTERS: top-k and top-p.
-    TYPICAL: typical-p.
+    EVERYTHING: typical-p and watermark, which few ask for.
     """
 
     NONE = 0
     PENALTIES = 1
     FILTERS = 2
-    TYPICAL = 3
+    EVERYTHING = 3
+
+
+@dataclass(frozen=True)
+class WatermarkStrength:
+    """How strong watermarks are, for all requests that ask for one; the defaults are TGI's.
+
+    Attributes:
+        gamma: part of the vocabulary that is green, above 0 and below 1.
+        delta: what is added to a green token's logit.
+    """
+
+    gamma: float = 0.5
+    delta: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +48,8 @@ class SamplingParameters:
         seed: unsigned 64-bit; with equal prompt and parameters, equal seeds give equal tokens.
         repetition_penalty: divides positive and multiplies negative logits of tokens that occur in
             prompt or output (Keskar et al., 2019); 1 is neutral.
-        frequency_penalty: subtracted once for each occurrence in prompt or output; 0 is neutral.
+        frequency_penalty: times the token's share of prompt and output, subtracted; 0 is neutral.
+        watermark: prefer tokens that a detector can count, see `watermark`.
     """
 
     temperature: float = 1.0
@@ -46,6 +60,7 @@ class SamplingParameters:
     seed: int = 0
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
+    watermark: bool = False
 
     def __post_init__(self) -> None:
         """Raises InvalidRequestError for a value out of range; NaN is out of every range."""
@@ -83,8 +98,8 @@ class SamplingParameters:
     @property
     def processing(self) -> "Processing":
         """The least processing that gives this request what it asks for."""
-        if self.typical_p < 1.0:
-            return Processing.TYPICAL
+        if self.typical_p < 1.0 or self.watermark:
+            return Processing.EVERYTHING
         if self.top_k != 0 or self.top_p < 1.0:
             return Processing.FILTERS
         if self.samples or self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0:

@@ -1,4 +1,5 @@
-"""From logits to processed scores, in TGI's order: repetition, frequency, temperature, top-k, top-p, typical-p.
+"""From logits to processed scores, in TGI's order: watermark, repetition, frequency, temperature, top-k, top-p,
+typical-p.
 
 All functions are pure and work on all rows at once; each row has its own parameters, and a neutral
 parameter leaves its row exactly as it was. transformers' logits processors are the reference.
@@ -9,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from text_generation_server.sampling.parameters import Processing
+from text_generation_server.sampling.parameters import Processing, WatermarkStrength
 from text_generation_server.sampling.threshold import keep_heaviest
+from text_generation_server.sampling.watermark import add_watermark
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class ProcessingTensors:
     Attributes:
         temperature, top_p, typical_p, repetition_penalty, frequency_penalty: [rows, 1] float32.
         top_k: [rows, 1] int32, 0 is off.
+        watermark: [rows, 1] bool.
     """
 
     temperature: Tensor
@@ -28,36 +31,54 @@ class ProcessingTensors:
     repetition_penalty: Tensor
     frequency_penalty: Tensor
     top_k: Tensor
+    watermark: Tensor
+
+
+@dataclass(frozen=True)
+class History:
+    """What the processing looks at of prompt and output so far, one row per slot.
+
+    Attributes:
+        counts: [rows, vocabulary] int32, how often each token occurs.
+        length: [rows, 1] int32, number of tokens.
+        previous: [rows, 1] int32, the last token.
+    """
+
+    counts: Tensor
+    length: Tensor
+    previous: Tensor
 
 
 def process(
     logits: Tensor,
-    counts: Tensor,
-    length: Tensor,
+    history: History,
     parameters: ProcessingTensors,
-    processing: Processing = Processing.TYPICAL,
+    strength: WatermarkStrength,
+    processing: Processing = Processing.EVERYTHING,
 ) -> Tensor:
     """Scores whose softmax is the distribution to choose from; filtered tokens are -inf.
 
     Args:
         logits: [rows, vocabulary], any float dtype.
-        counts: [rows, vocabulary] int32, how often each token occurs in prompt and output.
-        length: [rows, 1] int32, number of tokens in prompt and output.
+        strength: of the watermark, where a row has one.
         processing: what the most demanding row needs. More of it costs time and changes no other row.
 
     Returns:
         [rows, vocabulary] float32.
     """
-    scores = penalize(logits.to(torch.float32), counts, length, parameters)
+    scores = logits.to(torch.float32)
+    if processing >= Processing.EVERYTHING:
+        scores = add_watermark(scores, parameters.watermark, history.previous, strength)
+    scores = penalize(scores, history, parameters)
     scores = scores / parameters.temperature
     if processing >= Processing.FILTERS:
         scores = filter_top_p(filter_top_k(scores, parameters.top_k), parameters.top_p)
-    if processing >= Processing.TYPICAL:
+    if processing >= Processing.EVERYTHING:
         scores = filter_typical(scores, parameters.typical_p)
     return scores
 
 
-def penalize(scores: Tensor, counts: Tensor, length: Tensor, parameters: ProcessingTensors) -> Tensor:
+def penalize(scores: Tensor, history: History, parameters: ProcessingTensors) -> Tensor:
     """Repetition penalty once per distinct token, then frequency penalty by relative frequency.
 
     TGI's flash models divide the count by the padded width of the batch's token matrix, so the outcome
@@ -66,8 +87,9 @@ def penalize(scores: Tensor, counts: Tensor, length: Tensor, parameters: Process
     """
     penalty = parameters.repetition_penalty
     repeated = torch.where(scores < 0, scores * penalty, scores / penalty)
-    scores = torch.where(counts > 0, repeated, scores)
-    return scores - parameters.frequency_penalty * (counts.to(torch.float32) / length.to(torch.float32))
+    scores = torch.where(history.counts > 0, repeated, scores)
+    frequency = history.counts.to(torch.float32) / history.length.to(torch.float32)
+    return scores - parameters.frequency_penalty * frequency
 
 
 def filter_top_k(scores: Tensor, top_k: Tensor) -> Tensor:

@@ -16,8 +16,12 @@ GOLDEN_RATIO = 0x9E3779B9 - 2**32
 
 
 def shift_right(bits: Tensor, count: int) -> Tensor:
-    """Logical shift of int32; torch's own shift copies the sign bit."""
-    return (bits >> count) & ((1 << (32 - count)) - 1)
+    """Logical shift of int32; torch's own shift copies the sign bit.
+
+    Not `bits >> count`: torch_xla makes a division of that, which rounds negative numbers the other way.
+    """
+    places = torch.full((), count, dtype=torch.int32, device=bits.device)
+    return torch.bitwise_right_shift(bits, places) & ((1 << (32 - count)) - 1)
 
 
 def mix(bits: Tensor) -> Tensor:

@@ -16,12 +16,18 @@ from torch import Tensor, nn
 
 from text_generation_server.engine import programs
 from text_generation_server.engine.buckets import bucket_for, decode_lengths, prefill_buckets
-from text_generation_server.engine.contract import ChosenTokens, EngineLimits, PendingTokens, WarmupStep
+from text_generation_server.engine.contract import (
+    ChosenTokens,
+    EngineLimits,
+    PendingTokens,
+    RankedTokens,
+    WarmupStep,
+)
 from text_generation_server.engine.programs import Program
 from text_generation_server.engine.state import DecodeState, float_parameters, integer_parameters
 from text_generation_server.engine.xla import measurement
 from text_generation_server.engine.xla.compiled import CompiledProgram
-from text_generation_server.sampling.parameters import Processing, SamplingParameters
+from text_generation_server.sampling.parameters import Processing, SamplingParameters, WatermarkStrength
 
 
 class ProgramKey(NamedTuple):
@@ -42,10 +48,12 @@ class LiveSlot:
     Attributes:
         position: where its last token goes, as SlotRows.positions on the device.
         processing: what its request asks for.
+        ranked: its request asks for the best tokens.
     """
 
     position: int
     processing: Processing
+    ranked: bool
 
 
 class PendingArray:
@@ -55,17 +63,28 @@ class PendingArray:
     the program to end, which would turn every start into a wait.
     """
 
-    def __init__(self, packed: Tensor, consumed: list[Tensor]) -> None:
+    def __init__(self, packed: Tensor, ranked: Tensor | None, consumed: list[Tensor]) -> None:
+        """`packed` and `ranked` as `programs` makes them."""
         self._packed: Tensor | None = packed
+        self._ranked = ranked
         self._consumed = consumed
 
     def read(self) -> ChosenTokens:
         if self._packed is None:
             raise RuntimeError("these tokens were read before")
         tokens, logprobs = self._packed.cpu().unbind(dim=1)
-        self._packed = None
+        ranked = None if self._ranked is None else [ranked_tokens(row) for row in self._ranked.cpu()]
+        self._packed = self._ranked = None
         self._consumed = []
-        return ChosenTokens(tokens.to(torch.int64).tolist(), logprobs.tolist())
+        return ChosenTokens(tokens.to(torch.int64).tolist(), logprobs.tolist(), ranked)
+
+
+def ranked_tokens(row: Tensor) -> RankedTokens:
+    """A row of `programs.rank_tokens`, without the places that hold no token."""
+    tokens, logprobs = row.chunk(2)
+    # XLA's maximum of nothing but -inf is the lowest finite number.
+    kept = logprobs > torch.finfo(torch.float32).min
+    return RankedTokens(tokens[kept].to(torch.int64).tolist(), logprobs[kept].tolist())
 
 
 class XlaEngine:
@@ -76,16 +95,29 @@ class XlaEngine:
     """
 
     def __init__(
-        self, model: nn.Module, state: DecodeState, limits: EngineLimits, device: torch.device
+        self,
+        model: nn.Module,
+        state: DecodeState,
+        limits: EngineLimits,
+        strength: WatermarkStrength,
+        device: torch.device,
     ) -> None:
         """`model` and `state` are on `device` already."""
         self._model = model
+        self._strength = strength
         self._limits = limits
         self._device = device
         self._state = state.flatten()
         # Each kind of program takes and replaces its part of the state.
-        cache, rows = slice(0, len(state.cache)), slice(len(state.cache), None)
-        self._part = {"prefill": cache, "admit": rows, "forward": cache, "choose": rows}
+        cache, rows, none = slice(0, len(state.cache)), slice(len(state.cache), None), slice(0, 0)
+        self._part = {
+            "prefill": cache,
+            "admit": rows,
+            "forward": cache,
+            "choose": rows,
+            "rank": none,
+            "score prompt": none,
+        }
         self._compiled: dict[ProgramKey, CompiledProgram] = {}
         self._prefill_buckets = prefill_buckets(limits.max_length)
         self._decode_lengths = decode_lengths(limits.max_length)
@@ -101,11 +133,14 @@ class XlaEngine:
 
     def program_keys(self) -> list[ProgramKey]:
         """All programs, largest first, so that what does not fit in memory shows at once."""
+        scored = self._prefill_buckets if self._limits.scores_prompts else []
         return [
             *(ProgramKey("prefill", bucket) for bucket in reversed(self._prefill_buckets)),
             *(ProgramKey("forward", length) for length in reversed(self._decode_lengths)),
             ProgramKey("admit", self._limits.max_length),
             *(ProgramKey("choose", processing) for processing in reversed(Processing)),
+            *(ProgramKey("rank", rows) for rows in sorted({1, self._limits.batch_size})),
+            *(ProgramKey("score prompt", bucket) for bucket in scored[::-1]),
         ]
 
     def program(self, key: ProgramKey) -> Program:
@@ -115,12 +150,21 @@ class XlaEngine:
             return programs.forward(self._model, state.cache, state.rows, key.variant)
         if key.kind == "choose":
             logits = self._empty_logits(self._limits.batch_size)
-            return programs.choose_next(state.rows, logits, self._limits.max_length, Processing(key.variant))
+            processing = Processing(key.variant)
+            return programs.choose_next(
+                state.rows, logits, self._limits.max_length, processing, self._strength
+            )
+        if key.kind == "rank":
+            scores = torch.zeros((key.variant, self._limits.vocab_size), dtype=torch.float32)
+            return programs.rank_tokens(scores.to(self._device))
         ids, placement = self._send_prompt(0, [0], key.variant)
         if key.kind == "prefill":
             return programs.prefill(self._model, state.cache, ids, placement)
+        if key.kind == "score prompt":
+            return programs.score_prompt(self._model, len(state.cache) // 2, ids)
         parameters = self._send_parameters(SamplingParameters())
-        return programs.admit(state.rows, [self._empty_logits(1), ids, placement, *parameters])
+        inputs = [self._empty_logits(1), ids, placement, *parameters]
+        return programs.admit(state.rows, inputs, self._strength)
 
     def _empty_logits(self, rows: int) -> Tensor:
         dtype = next(self._model.parameters()).dtype
@@ -134,15 +178,15 @@ class XlaEngine:
             started = time.perf_counter()
             program = self.program(key)
             # Run as well: the first run allocates, and a defect should show now.
-            self._run(key, program.arguments[program.donated :]).cpu()
+            self._run(key, program.arguments[program.donated :])[0].cpu()
             progress(WarmupStep(str(key), index, len(keys), time.perf_counter() - started))
         self._compilations = measurement.compilations()
         self._fallbacks = measurement.fallbacks()
         if self._fallbacks:
             logger.error(f"Operations that run on the host in every step: {', '.join(self._fallbacks)}")
 
-    def _run(self, key: ProgramKey, inputs: list[Tensor]) -> Tensor:
-        """Starts a program on its part of the state, replaces that part, and returns the result.
+    def _run(self, key: ProgramKey, inputs: list[Tensor]) -> list[Tensor]:
+        """Starts a program on its part of the state, replaces that part, and returns the results.
 
         A program that was not compiled yet is compiled: after warm-up there is none.
         """
@@ -151,15 +195,18 @@ class XlaEngine:
             compiled = self._compiled.get(key)
             if compiled is None:
                 compiled = self._compiled[key] = CompiledProgram(self.program(key))
-            *successors, result = compiled.run([*self._state[part], *inputs])
+            arguments = self._state[part]
+            outputs = compiled.run([*arguments, *inputs])
         except Exception as error:
             # The donated buffers are gone with the failed program: nothing can be served any more.
             self._failure = error
             raise
-        self._state[part] = successors
-        return result
+        self._state[part] = outputs[: len(arguments)]
+        return outputs[len(arguments) :]
 
-    def prefill(self, slot: int, token_ids: Sequence[int], sampling: SamplingParameters) -> PendingTokens:
+    def prefill(
+        self, slot: int, token_ids: Sequence[int], sampling: SamplingParameters, ranked: bool = False
+    ) -> PendingTokens:
         length = len(token_ids)
         if not 1 <= length < self._limits.max_length:
             raise ValueError(f"a prompt must have 1 to {self._limits.max_length - 1} tokens. Given: {length}")
@@ -170,13 +217,28 @@ class XlaEngine:
         padded, _ = self._send_prompt(slot, token_ids, self._limits.max_length)
         parameters = self._send_parameters(sampling)
         consumed = [*self._state, ids, padded, placement, *parameters]
-        logits = self._run(ProgramKey("prefill", bucket), [ids, placement])
-        packed = self._run(
+        (logits,) = self._run(ProgramKey("prefill", bucket), [ids, placement])
+        packed, scores = self._run(
             ProgramKey("admit", self._limits.max_length), [logits, padded, placement, *parameters]
         )
-        self._live[slot] = LiveSlot(length, sampling.processing)
+        best = self._rank(scores) if ranked else None
+        self._live[slot] = LiveSlot(length, sampling.processing, ranked)
         self._watch_compilations()
-        return PendingArray(packed, [*consumed, logits])
+        return PendingArray(packed, best, [*consumed, logits, scores])
+
+    def _rank(self, scores: Tensor) -> Tensor:
+        (best,) = self._run(ProgramKey("rank", scores.shape[0]), [scores])
+        return best
+
+    def score_prompt(self, token_ids: Sequence[int]) -> list[float]:
+        if not self._limits.scores_prompts:
+            raise RuntimeError("this engine was loaded without prompt logprobs")
+        bucket = bucket_for(len(token_ids), self._prefill_buckets)
+        ids, _ = self._send_prompt(0, token_ids, bucket)
+        (logprobs,) = self._run(ProgramKey("score prompt", bucket), [ids])
+        self._watch_compilations()
+        known: list[float] = logprobs.cpu()[: len(token_ids) - 1].tolist()
+        return known
 
     def _send_prompt(self, slot: int, token_ids: Sequence[int], bucket: int) -> tuple[Tensor, Tensor]:
         ids = torch.zeros((1, bucket), dtype=torch.int32)
@@ -196,12 +258,13 @@ class XlaEngine:
         processing = max(slot.processing for slot in self._live.values())
         consumed = list(self._state)
         rows = DecodeState.unflatten(self._state).rows
-        logits = self._run(ProgramKey("forward", length), [rows.tokens, rows.positions])
-        packed = self._run(ProgramKey("choose", processing), [logits])
+        (logits,) = self._run(ProgramKey("forward", length), [rows.tokens, rows.positions])
+        packed, scores = self._run(ProgramKey("choose", processing), [logits])
+        best = self._rank(scores) if any(slot.ranked for slot in self._live.values()) else None
         for slot in self._live.values():
             slot.position += 1
         self._watch_compilations()
-        return PendingArray(packed, [*consumed, logits])
+        return PendingArray(packed, best, [*consumed, logits, scores])
 
     def release(self, slot: int) -> None:
         self._live.pop(slot, None)

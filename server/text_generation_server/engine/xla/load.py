@@ -15,6 +15,9 @@ from text_generation_server.engine.state import initial_state
 from text_generation_server.engine.weights import store_transposed
 from text_generation_server.engine.xla.engine import XlaEngine
 from text_generation_server.errors import InvalidSettingError
+from text_generation_server.sampling.parameters import WatermarkStrength
+
+DEFAULT_WATERMARK = WatermarkStrength()
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,21 @@ class LoadedEngine:
 
 
 def load_engine(
-    model_directory: Path, *, batch_size: int, max_length: int | None, dtype: str | None
+    model_directory: Path,
+    *,
+    batch_size: int,
+    max_length: int | None,
+    dtype: str | None,
+    scores_prompts: bool = False,
+    strength: WatermarkStrength = DEFAULT_WATERMARK,
 ) -> LoadedEngine:
     """Loads a checkpoint and puts weights and an empty static batch on the device; compiles nothing.
 
     Args:
         max_length: tokens per slot; None for what the model allows, up to 2048.
         dtype: "float16", "bfloat16" or "float32"; None for the device's own: bfloat16 on a TPU, float32 on a CPU.
+        scores_prompts: be ready to give the logprobs of prompts.
+        strength: of watermarks.
 
     Raises:
         UnsupportedModelError: see `engine.model`.
@@ -47,7 +58,7 @@ def load_engine(
 
     name = dtype or ("float32" if on_cpu() else "bfloat16")
     loaded = host.load_model(model_directory, max_length, host.DTYPES[name])
-    engine = place_on_device(loaded, batch_size)
+    engine = place_on_device(loaded, batch_size, scores_prompts, strength)
     logger.info(
         f"Loaded {config.model_type} in {name}: batch size {batch_size}, sequence length {loaded.max_length}, "
         f"KV cache {cache_bytes(loaded, batch_size) / 2**20:.0f} MiB"
@@ -60,7 +71,12 @@ def on_cpu() -> bool:
     return bool(runtime.device_type() == "CPU")
 
 
-def place_on_device(loaded: host.HostModel, batch_size: int) -> XlaEngine:
+def place_on_device(
+    loaded: host.HostModel,
+    batch_size: int,
+    scores_prompts: bool = False,
+    strength: WatermarkStrength = DEFAULT_WATERMARK,
+) -> XlaEngine:
     """Moves the weights to the device, in the layout that it wants, and allocates the batch.
 
     Raises:
@@ -88,8 +104,8 @@ def place_on_device(loaded: host.HostModel, batch_size: int) -> XlaEngine:
             f"{cache_bytes(loaded, batch_size) / 2**30:.1f} GiB of KV cache, which does not fit beside the weights; "
             f"lower one of them: {host.first_line(error)}"
         ) from error
-    limits = EngineLimits(batch_size, loaded.max_length, loaded.vocab_size, name, "xla")
-    return XlaEngine(loaded.model, state, limits, device)
+    limits = EngineLimits(batch_size, loaded.max_length, loaded.vocab_size, name, "xla", scores_prompts)
+    return XlaEngine(loaded.model, state, limits, strength, device)
 
 
 def cache_bytes(loaded: host.HostModel, batch_size: int) -> int:
