@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint test serve
+.PHONY: help install lint test serve bench tpu-check
 
 DEMO_MODEL := models/SmolLM2-135M-Instruct
 MODEL_ID := $(DEMO_MODEL)
@@ -48,3 +48,20 @@ export HF_SEQUENCE_LENGTH
 endif
 
 # --- measuring: bench, tpu-check ---
+
+TPU_CHECK := .venv-tpu-check
+
+bench: $(INSTALLED) ## measure the engine beside eager transformers; needs a quiet machine and five minutes
+	@$(BIN)/python -m tpu_tgi.demo_model $(DEMO_MODEL)
+	@$(BIN)/python -m benchmarks.engine_speed $(DEMO_MODEL)
+
+tpu-check: $(INSTALLED) $(TPU_CHECK)/.installed ## compile the programs with the TPU compiler and judge the result
+	@$(BIN)/python -m tpu_tgi.demo_model $(DEMO_MODEL)
+	@$(BIN)/python -m benchmarks.tpu_check --compiler $(TPU_CHECK)/bin/python
+
+# pip older than 25.1 cannot read dependency groups.
+$(TPU_CHECK)/.installed: pyproject.toml
+	$(BIN)/python -m venv $(TPU_CHECK)
+	$(TPU_CHECK)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(TPU_CHECK)/bin/python -m pip install --quiet --group tpu-check
+	touch $@

@@ -15,10 +15,12 @@ class ExportedProgram:
     Attributes:
         stablehlo: the module as text.
         aliases: (parameter, output) pairs of the donated arguments and their successors.
+        donated_bytes: size of those arguments.
     """
 
     stablehlo: str
     aliases: list[tuple[int, int]]
+    donated_bytes: int
 
 
 def export(program: Program) -> ExportedProgram:
@@ -37,9 +39,10 @@ def export(program: Program) -> ExportedProgram:
             for parameter, argument in enumerate(trace.parameters)
             if argument is not None and argument in output_of
         ]
-    order = [output for _, output in aliases if program.arguments[places[output]].ndim == 4]
+    donated = [(output, program.arguments[places[output]]) for _, output in aliases]
+    order = [output for output, tensor in donated if tensor.ndim == 4]
     if order != sorted(order):
         raise RuntimeError(
             f"cache tensors enter the program in the order {order}, not in that of their successors"
         )
-    return ExportedProgram(text, aliases)
+    return ExportedProgram(text, aliases, sum(tensor.nbytes for _, tensor in donated))

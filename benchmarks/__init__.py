@@ -1,0 +1,1 @@
+"""Measurements: what they mean and what they said stands in docs/performance.md."""

@@ -1,0 +1,262 @@
+"""How fast is the engine, beside transformers in eager torch? (`make bench`)
+
+    python -m benchmarks.engine_speed models/SmolLM2-135M-Instruct
+
+Same checkpoint, same dtype, same prompts, all cores for both, each in its own process. The two take turns within
+one run, since a machine's speed drifts; each figure is a median, with the middle half of the repetitions in brackets.
+The machine should have nothing else to do: eager torch suffers most from a neighbour.
+
+What is measured:
+- decode step: from one `decode()` to the next in a loop of `decode()` and `read()`. With 64 tokens of context it
+  reads the first quarter of the cache, with 300 all of it (engine.buckets).
+- prefill: one prompt of 64 tokens into one slot, up to its first token.
+- host time per step: the time in `decode()` in that loop, which returns as soon as the step was handed over, plus
+  the time in `read()` of a step that ended long before. The rest of a step is waiting in `read()`. It is an upper
+  bound of what a step loses on the host, since the device starts before `decode()` returns.
+- end to end: requests through the generator, prefill, text and stopping included, beside `model.generate`.
+- warm-up: compiling and first running every program of the engine.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from benchmarks.eager import NEW_TOKENS, EagerProcess
+from benchmarks.report import median_and_spread, table
+from text_generation_server.engine.contract import WarmupStep
+from text_generation_server.engine.xla.engine import XlaEngine
+from text_generation_server.engine.xla.load import LoadedEngine, load_engine
+from text_generation_server.generator import Generator
+from text_generation_server.requests import GenerationRequest
+from text_generation_server.sampling.parameters import SamplingParameters
+
+MAX_LENGTH = 512
+SHORT_CONTEXT, LONG_CONTEXT = 64, 300
+REPETITIONS = 5
+# Five times ten steps from 64 tokens on stay within the first quarter of 512.
+STEPS = 10
+GREEDY = SamplingParameters()
+SAMPLING = SamplingParameters(temperature=0.8, top_k=50, top_p=0.95, seed=1)
+
+
+@dataclass
+class Times:
+    """Milliseconds of one kind of work, ours and theirs."""
+
+    ours: list[float] = field(default_factory=list)
+    eager: list[float] = field(default_factory=list)
+
+
+@dataclass
+class BatchResult:
+    """Everything that was measured at one batch size. Times in milliseconds, but the warm-up's in seconds."""
+
+    batch_size: int
+    prefill: Times = field(default_factory=Times)
+    greedy: Times = field(default_factory=Times)
+    greedy_long: Times = field(default_factory=Times)
+    sampling: Times = field(default_factory=Times)
+    host: list[float] = field(default_factory=list)
+    warmup: list[WarmupStep] = field(default_factory=list)
+    end_to_end: "EndToEnd | None" = None
+
+
+@dataclass(frozen=True)
+class EndToEnd:
+    """Tokens per second of a full batch, prefill included; `text_ms` is the host's work on text, per step."""
+
+    ours: list[float]
+    eager: list[float]
+    text_ms: list[float]
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return (time.perf_counter() - started) * 1e3
+
+
+def prompts(rows: int, length: int, vocabulary: int) -> list[list[int]]:
+    """Token ids, the same in each run. Which ids they are does not matter for time."""
+    generator = torch.Generator().manual_seed(0)
+    ids: list[list[int]] = torch.randint(100, vocabulary, (rows, length), generator=generator).tolist()
+    return ids
+
+
+def fill(engine: XlaEngine, rows: list[list[int]], sampling: SamplingParameters) -> None:
+    """Puts a prompt into each slot."""
+    for slot, row in enumerate(rows):
+        engine.release(slot)
+        engine.prefill(slot, row, sampling).read()
+
+
+class Stepper:
+    """Advances an engine, and keeps the milliseconds that its `decode()` took."""
+
+    def __init__(self, engine: XlaEngine) -> None:
+        self._engine = engine
+        self.dispatch: list[float] = []
+
+    def step(self) -> None:
+        started = time.perf_counter()
+        pending = self._engine.decode()
+        self.dispatch.append((time.perf_counter() - started) * 1e3)
+        pending.read()
+
+
+def read_overhead(engine: XlaEngine, step_ms: float) -> float:
+    """Milliseconds of `read()` without any waiting."""
+    pending = engine.decode()
+    # Long enough for the step to end.
+    time.sleep(step_ms * 4 / 1e3 + 0.1)
+    return milliseconds(pending.read)
+
+
+def take_turns(
+    times: Times, ours: Callable[[], object], eager: Callable[[int], list[float]], count: int
+) -> None:
+    """One repetition of both. The first time of each is not counted: caches and threads wake up."""
+    times.ours.extend([milliseconds(ours) for _ in range(count)][1:])
+    times.eager.extend(eager(count)[1:])
+
+
+def measure(loaded: LoadedEngine, eager: EagerProcess, batch_size: int) -> BatchResult:
+    """All measurements at one batch size."""
+    engine = loaded.engine
+    result = BatchResult(batch_size)
+    engine.warm_up(result.warmup.append)
+    vocabulary = engine.limits.vocab_size
+    short, long = (prompts(batch_size, length, vocabulary) for length in (SHORT_CONTEXT, LONG_CONTEXT))
+
+    for _ in range(REPETITIONS):
+        take_turns(
+            result.prefill,
+            lambda: fill(engine, short[:1], GREEDY),
+            lambda count: eager.times("prefill", count, short[:1]),
+            count=3,
+        )
+    stepper = Stepper(engine)
+    for context, times in ((short, result.greedy), (long, result.greedy_long)):
+        fill(engine, context, GREEDY)
+        eager.times("prefill", 1, context)
+        for _ in range(REPETITIONS):
+            take_turns(times, stepper.step, lambda count: eager.times("decode", count), count=STEPS)
+    step_ms = statistics.median(result.greedy_long.ours)
+    overhead = statistics.median(read_overhead(engine, step_ms) for _ in range(REPETITIONS))
+    result.host = [dispatch + overhead for dispatch in stepper.dispatch]
+
+    fill(engine, short, SAMPLING)
+    result.sampling.ours = [milliseconds(stepper.step) for _ in range(REPETITIONS * STEPS)]
+    for slot in range(batch_size):
+        engine.release(slot)
+    return result
+
+
+def end_to_end(loaded: LoadedEngine, eager: EagerProcess, batch_size: int) -> EndToEnd:
+    """A full batch of equal requests through the generator, and the same through `model.generate`."""
+    generator = Generator(loaded.engine, loaded.tokenizer, loaded.eos_token_ids)
+    prompt = "Explain in a few sentences why the sky is blue and sunsets are red. " * 3
+    token_ids = loaded.tokenizer([prompt] * batch_size)["input_ids"]
+    result = EndToEnd([], [], [])
+
+    def serve() -> None:
+        requests = [
+            GenerationRequest(id=i, prompt=prompt, max_new_tokens=NEW_TOKENS, ignore_eos_token=True)
+            for i in range(batch_size)
+        ]
+        outcome = generator.prefill(0, requests)
+        while outcome.batch is not None:
+            outcome = generator.decode([0])
+            result.text_ms.append(outcome.timings.decode_ns / 1e6)
+
+    tokens = batch_size * NEW_TOKENS
+    for _ in range(3):
+        result.ours.append(tokens / milliseconds(serve) * 1e3)
+        result.eager.append(tokens / eager.times("generate", 1, token_ids)[0] * 1e3)
+    return result
+
+
+def report(results: list[BatchResult]) -> str:
+    """The tables, in markdown."""
+    rows = []
+    for result in results:
+        size = str(result.batch_size)
+        for work, times, tokens in (
+            (f"prefill, {SHORT_CONTEXT} tokens, one request", result.prefill, SHORT_CONTEXT),
+            (f"decode, greedy, context {SHORT_CONTEXT}", result.greedy, result.batch_size),
+            (f"decode, greedy, context {LONG_CONTEXT}", result.greedy_long, result.batch_size),
+            (f"decode, top-k and top-p, context {SHORT_CONTEXT}", result.sampling, result.batch_size),
+        ):
+            rows.append([size, work, *compared(times, tokens)])
+        rows.append([size, "host time per step", median_and_spread(result.host, 2), "", "", "", ""])
+    headings = ["batch", "work", "ours ms", "eager ms", "eager / ours", "ours tokens/s", "eager tokens/s"]
+    parts = [table(headings, rows)]
+    for result in results:
+        if end := result.end_to_end:
+            parts.append(
+                f"End to end, {result.batch_size} requests of {NEW_TOKENS} new tokens: "
+                f"{median_and_spread(end.ours)} tokens/s; `model.generate`: {median_and_spread(end.eager)} tokens/s. "
+                f"Text and stopping take {median_and_spread(end.text_ms, 2)} ms a step."
+            )
+    parts.append(warmup_table(results))
+    return "\n\n".join(parts)
+
+
+def compared(times: Times, tokens: int) -> list[str]:
+    """Cells of both sides; those of eager torch are empty where it was not measured."""
+    ours = statistics.median(times.ours)
+    cells = [median_and_spread(times.ours), "", "", f"{tokens / ours * 1e3:.1f}", ""]
+    if times.eager:
+        eager = statistics.median(times.eager)
+        cells[1:3] = [median_and_spread(times.eager), f"{eager / ours:.2f}"]
+        cells[4] = f"{tokens / eager * 1e3:.1f}"
+    return cells
+
+
+def warmup_table(results: list[BatchResult]) -> str:
+    """Seconds of each program at each batch size."""
+    programs = [step.program for step in results[0].warmup]
+    by_size = [{step.program: step.seconds for step in result.warmup} for result in results]
+    rows = [[program, *(f"{seconds[program]:.1f}" for seconds in by_size)] for program in programs]
+    rows.append([f"all {len(programs)} programs", *(f"{sum(seconds.values()):.1f}" for seconds in by_size)])
+    return table(["warm-up, seconds", *(f"batch {result.batch_size}" for result in results)], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, help="a directory with a checkpoint")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4, 8])
+    arguments = parser.parse_args()
+    eager: EagerProcess | None = None
+    results = []
+    for batch_size in arguments.batch_sizes:
+        print(f"Measuring at batch size {batch_size}", file=sys.stderr)
+        loaded = load_engine(arguments.model, batch_size=batch_size, max_length=MAX_LENGTH, dtype=None)
+        eager = eager or EagerProcess(arguments.model, loaded.engine.limits.dtype)
+        result = measure(loaded, eager, batch_size)
+        if batch_size == max(arguments.batch_sizes):
+            result.end_to_end = end_to_end(loaded, eager, batch_size)
+        results.append(result)
+    if eager is not None:
+        eager.close()
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torch_xla", "transformers"))
+    print(
+        f"\n{arguments.model.name}, {loaded.engine.limits.dtype}, sequence length {MAX_LENGTH}; {versions}; ",
+        end="",
+    )
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[1]:.1f}\n")
+    print(report(results))
+
+
+if __name__ == "__main__":
+    main()
