@@ -22,7 +22,12 @@ class LoadedEngine:
 
 
 def load_engine(
-    model_directory: Path, *, batch_size: int, max_length: int | None, dtype: str | None
+    model_directory: Path,
+    *,
+    batch_size: int,
+    max_length: int | None,
+    scores_prompts: bool,
+    **only_for_a_model: object,
 ) -> LoadedEngine:
     # Not earlier, since transformers and huggingface_hub read the environment when they are imported.
     from wire.spelling_model import eos_id, next_letter, spelling_tokenizer
@@ -36,6 +41,7 @@ def load_engine(
         batch_size=batch_size,
         max_length=max_length or 128,
         vocab_size=len(spelling_tokenizer()),
+        scores_prompts=scores_prompts,
     )
     return LoadedEngine(engine, spelling_tokenizer(), frozenset({eos_id()}))
 
