@@ -69,6 +69,7 @@ def test_an_argument_that_is_returned_unchanged_is_passed_through() -> None:
     assert program.run(state)[2] is state[2]
 
 
+@pytest.mark.falls_back
 def test_a_function_that_needs_a_value_cannot_be_traced() -> None:
     def reads_back(arguments: list[Tensor]) -> list[Tensor]:
         return [arguments[0] * float(arguments[1].sum())]
