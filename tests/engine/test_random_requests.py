@@ -111,7 +111,6 @@ def test_two_hundred_random_requests_are_answered_by_the_programs_of_the_warm_up
         assert (client.finished.seed is not None) == client.request.sampling.samples
     assert sum(client.cancelled for client in clients.values()) > 5
     assert measurement.compilations() == compiled
-    assert loaded.engine.compilations_after_warm_up == 0
     assert memory[-1] - memory[len(memory) // 3] < SETTLING_BYTES
 
 
