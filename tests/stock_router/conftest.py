@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from stock_router.oracle import Oracle
+from stock_router.questions import AFTER_A_SPACE, PROMPTS, QUESTION, SHORTLY_ANSWERED
 from stock_router.spelling_server import COMMAND as SPELLING_SERVER
 from stock_router.spelling_server import write_checkpoint
 from stock_router.stock_programs import LAUNCHER, ROUTERS, need
@@ -35,7 +36,7 @@ def router(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="package")
 def oracle() -> Oracle:
     demo_model.prepare(MODEL)
-    return Oracle(MODEL)
+    return Oracle(MODEL, [*PROMPTS, AFTER_A_SPACE], [QUESTION, SHORTLY_ANSWERED])
 
 
 @pytest.fixture(scope="package")

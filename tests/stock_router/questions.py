@@ -10,3 +10,9 @@ PROMPTS = [
     "Water boils at",
     "The three primary colours are",
 ]
+
+AFTER_A_SPACE = " " + PROMPTS[0]
+"""The first word after a space is another token than the first of a text."""
+
+QUESTION = "What is Deep Learning?"
+SHORTLY_ANSWERED = "What is 2+2? Answer with one number."

@@ -45,7 +45,7 @@ def test_a_request_that_cannot_be_served_is_told_so_and_the_next_is_served(
     # After an error the router asks with a prefill of its own.
     assert service.http.health() == 200
     answer = service.http.generate(PROMPTS[0], max_new_tokens=16)["generated_text"]
-    assert answer == oracle.greedy(PROMPTS[0], 16).text
+    assert answer == oracle.greedy(PROMPTS[0]).text
 
 
 def test_a_request_that_cannot_be_served_leaves_the_running_ones_alone(
@@ -58,4 +58,4 @@ def test_a_request_that_cannot_be_served_leaves_the_running_ones_alone(
         assert refused.status_code == 424
         assert service.http.health() == 200
         last = json.loads(list(events)[-1])
-    assert last["generated_text"] == oracle.greedy(PROMPTS[1], 16).text
+    assert last["generated_text"] == oracle.greedy(PROMPTS[1]).text

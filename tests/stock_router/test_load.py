@@ -10,13 +10,12 @@ from stock_router.stock_service import StockService, wait_until
 BATCH_SIZE = 4
 
 
-def test_thirty_two_requests_at_once_are_answered_as_they_would_be_alone(service: StockService) -> None:
-    questions = [(prompt, {"max_new_tokens": 4 + index}) for index, prompt in enumerate(PROMPTS)]
-    alone = [
-        service.http.generate(prompt, **parameters)["generated_text"] for prompt, parameters in questions
-    ]
-    together = service.http.generate_all([questions[index % 8] for index in range(32)])
-    assert [body["generated_text"] for body in together] == [alone[index % 8] for index in range(32)]
+def test_thirty_two_requests_at_once_are_answered_as_they_would_be_alone(
+    service: StockService, oracle: Oracle
+) -> None:
+    asked = [(PROMPTS[index % 8], 1 + index % 16) for index in range(32)]
+    answers = service.http.generate_all([(prompt, {"max_new_tokens": length}) for prompt, length in asked])
+    assert [answer["generated_text"] for answer in answers] == [oracle.greedy(*each).text for each in asked]
 
 
 def test_streams_at_once_are_answered_as_they_would_be_alone(service: StockService, oracle: Oracle) -> None:
@@ -26,16 +25,16 @@ def test_streams_at_once_are_answered_as_they_would_be_alone(service: StockServi
             for prompt in PROMPTS[:5]
         ]
         texts = [[json.loads(event)["generated_text"] for event in stream][-1] for stream in streams]
-    assert texts == [oracle.greedy(prompt, 16).text for prompt in PROMPTS[:5]]
+    assert texts == [oracle.greedy(prompt).text for prompt in PROMPTS[:5]]
 
 
 def test_a_client_that_leaves_frees_its_slot_and_disturbs_nobody(
     service: StockService, oracle: Oracle
 ) -> None:
-    alone = service.http.generate(PROMPTS[1], max_new_tokens=60)["generated_text"]
-    assert alone.startswith(oracle.greedy(PROMPTS[1], 16).text)
+    alone = service.http.generate(PROMPTS[1], max_new_tokens=48)["generated_text"]
+    assert alone.startswith(oracle.greedy(PROMPTS[1]).text)
     dropped = service.http.metric("tgi_request_failure")
-    with service.http.opened("/generate_stream", streamed(PROMPTS[1], 60)) as stays:
+    with service.http.opened("/generate_stream", streamed(PROMPTS[1], 48)) as stays:
         next(stays)
         for _ in range(2):
             with ExitStack() as stack:
@@ -59,7 +58,7 @@ def test_all_clients_may_leave_and_the_next_are_served(service: StockService, or
             next(stream)
     questions = [(prompt, {"max_new_tokens": 16}) for prompt in PROMPTS[:5]]
     answers = [body["generated_text"] for body in service.http.generate_all(questions)]
-    assert answers == [oracle.greedy(prompt, 16).text for prompt in PROMPTS[:5]]
+    assert answers == [oracle.greedy(prompt).text for prompt in PROMPTS[:5]]
 
 
 def streamed(prompt: str, max_new_tokens: int) -> dict[str, object]:
