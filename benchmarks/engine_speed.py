@@ -222,11 +222,14 @@ def compared(times: Times, tokens: int) -> list[str]:
 
 
 def warmup_table(results: list[BatchResult]) -> str:
-    """Seconds of each program at each batch size."""
-    programs = [step.program for step in results[0].warmup]
+    """Seconds of each program at each batch size; some programs have the batch size in their name."""
     by_size = [{step.program: step.seconds for step in result.warmup} for result in results]
-    rows = [[program, *(f"{seconds[program]:.1f}" for seconds in by_size)] for program in programs]
-    rows.append([f"all {len(programs)} programs", *(f"{sum(seconds.values()):.1f}" for seconds in by_size)])
+    programs = dict.fromkeys(program for seconds in by_size for program in seconds)
+    rows = [
+        [program, *(f"{seconds[program]:.1f}" if program in seconds else "" for seconds in by_size)]
+        for program in programs
+    ]
+    rows.append(["all programs", *(f"{sum(seconds.values()):.1f}" for seconds in by_size)])
     return table(["warm-up, seconds", *(f"batch {result.batch_size}" for result in results)], rows)
 
 

@@ -7,7 +7,7 @@ from text_generation_server.engine.contract import WarmupStep
 
 def result(batch_size: int) -> BatchResult:
     decode = Times(ours=[50.0], eager=[100.0])
-    warmup = [WarmupStep("prefill 512", 1, 2, 4.5), WarmupStep("forward 512", 2, 2, 3.0)]
+    warmup = [WarmupStep("prefill 512", 1, 2, 4.5), WarmupStep(f"rank {batch_size}", 2, 2, 3.0)]
     return BatchResult(batch_size, decode, decode, decode, Times(ours=[80.0]), [1.25], warmup)
 
 
@@ -27,10 +27,15 @@ def test_the_report_puts_eager_torch_beside_the_engine_at_each_batch_size() -> N
 def test_the_report_adds_up_the_warm_up_and_ends_with_what_a_user_gets() -> None:
     full = result(8)
     full.end_to_end = EndToEnd(ours=[90.0], eager=[60.0], text_ms=[0.5])
-    text = report([full])
+    text = report([result(1), full])
+    warmup = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[-4:]]
     assert "8 requests of 32 new tokens: 90.0 tokens/s; `model.generate`: 60.0 tokens/s" in text
-    assert "all 2 programs" in text
-    assert "7.5" in text
+    assert warmup == [
+        ["prefill 512", "4.5", "4.5"],
+        ["rank 1", "3.0", ""],
+        ["rank 8", "", "3.0"],
+        ["all programs", "7.5", "7.5"],
+    ]
 
 
 def test_a_median_shows_the_middle_half_of_the_values() -> None:
