@@ -10,24 +10,14 @@ from tpu_tgi.router.body import RejectedBodyError, reject
 from tpu_tgi.router.context import RouterContext
 from tpu_tgi.router.errors import RequestError
 from tpu_tgi.router.json_response import error_response
-from tpu_tgi.router.routes.compat import compat_generate
-from tpu_tgi.router.routes.generate import generate
-from tpu_tgi.router.routes.generate_stream import generate_stream
-from tpu_tgi.router.routes.health import health
-from tpu_tgi.router.routes.info import info
+from tpu_tgi.router.routes import OPERATIONS
 
 
 def make_app(context: RouterContext) -> Starlette:
     """The routes of the stock router, as far as they are served."""
     app = Starlette(
         routes=[
-            Route("/", compat_generate, methods=["POST"]),
-            Route("/generate", generate, methods=["POST"]),
-            Route("/generate_stream", generate_stream, methods=["POST"]),
-            Route("/", health, methods=["GET"]),
-            Route("/health", health, methods=["GET"]),
-            Route("/ping", health, methods=["GET"]),
-            Route("/info", info, methods=["GET"]),
+            Route(operation.path, operation.handler, methods=[operation.method]) for operation in OPERATIONS
         ],
         exception_handlers={
             RequestError: request_error,

@@ -15,7 +15,14 @@ class RouterSettings:
         max_input_tokens, max_total_tokens: None leaves them to the shard.
         max_batch_prefill_tokens: prompt tokens in one prefill; None is 4096, less where the shard holds less.
         max_batch_size: None leaves it to the shard's cache.
+        waiting_served_ratio: a running batch of n admits at least floor(ratio * n) requests at once, or none.
+        max_waiting_tokens: after so many steps without an admission it admits fewer, too.
+        max_client_batch_size: prompts in one request to /v1/completions.
         payload_limit: bytes of a request body.
+        api_key: what clients send as `Authorization: Bearer ...`; None lets everybody in.
+        cors_allow_origin: the origins of web pages that may call; empty allows every one.
+        disable_grammar_support: refuse requests that ask for a grammar.
+        tokenizer_config_path: read instead of the model's own tokenizer_config.json.
         validation_workers: threads that tokenise prompts.
         compute_type: the response header `x-compute-type`; None names the shard's device.
     """
@@ -30,7 +37,13 @@ class RouterSettings:
     max_total_tokens: int | None = None
     max_batch_prefill_tokens: int | None = None
     max_batch_size: int | None = None
+    waiting_served_ratio: float = 0.3
+    max_waiting_tokens: int = 20
     max_client_batch_size: int = 4
     payload_limit: int = 2_000_000
     validation_workers: int = 2
     compute_type: str | None = None
+    api_key: str | None = None
+    cors_allow_origin: tuple[str, ...] = ()
+    disable_grammar_support: bool = False
+    tokenizer_config_path: str | None = None

@@ -7,6 +7,8 @@ from tpu_tgi.router.body import read_body
 from tpu_tgi.router.context import context_of
 from tpu_tgi.router.disconnect import unless_client_leaves
 from tpu_tgi.router.json_response import json_array_response
+from tpu_tgi.router.operation import GENERATION_ERRORS, Operation
+from tpu_tgi.router.responses import ErrorBody, GenerateResponse, StreamResponse
 from tpu_tgi.router.routes.generate import answer_request
 from tpu_tgi.router.routes.generate_stream import stream_answer
 from tpu_tgi.router.schemas import CompatGenerateRequest
@@ -27,3 +29,16 @@ async def compat_generate(request: Request) -> Response:
         return stream_answer(context, body)
     answer, headers = await unless_client_leaves(request, answer_request(context, body))
     return json_array_response([answer], headers)
+
+
+OPERATION = Operation(
+    "POST",
+    "/",
+    compat_generate,
+    "Generate text, streamed if `stream` is true",
+    body=CompatGenerateRequest,
+    answer=list[GenerateResponse],
+    events=StreamResponse | ErrorBody,
+    errors=GENERATION_ERRORS,
+    needs_key=True,
+)

@@ -13,6 +13,7 @@ from tpu_tgi.router.disconnect import unless_client_leaves
 from tpu_tgi.router.generation import GenerationResult, PromptToken, Token
 from tpu_tgi.router.inference import Inference
 from tpu_tgi.router.json_response import json_response
+from tpu_tgi.router.operation import GENERATION_ERRORS, Operation
 from tpu_tgi.router.responses import BestOfSequence, Details, GenerateResponse, PromptTokenBody, TokenBody
 from tpu_tgi.router.schemas import GenerateRequest
 from tpu_tgi.router.timing import timing_headers
@@ -87,3 +88,15 @@ def token_bodies(tokens: list[Token]) -> list[TokenBody]:
 
 def prompt_token_bodies(tokens: list[PromptToken]) -> list[PromptTokenBody]:
     return [PromptTokenBody(**asdict(token)) for token in tokens]
+
+
+OPERATION = Operation(
+    "POST",
+    "/generate",
+    generate,
+    "Generate text",
+    body=GenerateRequest,
+    answer=GenerateResponse,
+    errors=GENERATION_ERRORS,
+    needs_key=True,
+)

@@ -12,7 +12,8 @@ from tpu_tgi.router.context import RouterContext, context_of
 from tpu_tgi.router.errors import IncompleteStreamError, RequestError, ValidationError
 from tpu_tgi.router.inference import Inference
 from tpu_tgi.router.json_response import error_body
-from tpu_tgi.router.responses import StreamDetails, StreamResponse, TokenBody
+from tpu_tgi.router.operation import Operation
+from tpu_tgi.router.responses import ErrorBody, StreamDetails, StreamResponse, TokenBody
 from tpu_tgi.router.schemas import GenerateRequest
 from tpu_tgi.router.sse import EventStream, event
 from tpu_tgi.router.timing import stream_headers
@@ -76,3 +77,14 @@ def stream_response(index: int, answer: NewToken, body: GenerateRequest, input_l
         generated_text=text,
         details=details,
     )
+
+
+OPERATION = Operation(
+    "POST",
+    "/generate_stream",
+    generate_stream,
+    "Generate text, one event for each token; what goes wrong is an event, too",
+    body=GenerateRequest,
+    events=StreamResponse | ErrorBody,
+    needs_key=True,
+)

@@ -5,6 +5,7 @@ from starlette.responses import Response
 
 from tpu_tgi.router.context import context_of
 from tpu_tgi.router.json_response import json_response
+from tpu_tgi.router.operation import Operation
 from tpu_tgi.router.responses import ErrorBody
 
 
@@ -13,3 +14,9 @@ async def health(request: Request) -> Response:
     if await context_of(request).health.check():
         return Response()
     return json_response(ErrorBody(error="unhealthy", error_type="healthcheck"), 503)
+
+
+OPERATIONS = [
+    Operation("GET", path, health, "Whether a request can be served", errors=(503,))
+    for path in ("/", "/health", "/ping")
+]

@@ -5,6 +5,7 @@ from starlette.responses import Response
 
 from tpu_tgi.router.context import context_of
 from tpu_tgi.router.json_response import json_response
+from tpu_tgi.router.operation import Operation
 from tpu_tgi.router.responses import InfoResponse
 from tpu_tgi.router.settings import ROUTER_NAME, ROUTER_VERSION
 
@@ -31,3 +32,6 @@ async def info(request: Request) -> Response:
             docker_label=None,
         )
     )
+
+
+OPERATION = Operation("GET", "/info", info, "The model and the limits", answer=InfoResponse)
