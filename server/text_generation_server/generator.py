@@ -87,13 +87,15 @@ class Generator:
         and requests of the same ids, are taken for gone: routers that start again count from 0 again, and
         do not always clear before.
 
-        Raises InvalidRequestError, and changes nothing, if any of the requests cannot be served. If the
+        A request that cannot be served is among the outcome's failures, and the others are served.
+
+        Raises InvalidRequestError, and changes nothing, if there are no requests, or two with the same id. If the
         engine fails, its error is raised and the new batch is forgotten; other batches go on.
         """
         started_ns = self._start_clock()
-        newcomers = self._accepted(requests)
+        newcomers, failures = self._accepted(requests)
         self.clear(batch_id)
-        self._forget_requests({newcomer.id for newcomer in newcomers})
+        self._forget_requests({request.id for request in requests})
         # Those who wait came first, so free slots are theirs.
         waiting = sum(row.waits for rows in self._batches.values() for row in rows)
         self._batches[batch_id] = newcomers
@@ -102,11 +104,7 @@ class Generator:
         except Exception:
             self.clear(batch_id)
             raise
-        return self._outcome(batch_id, started_ns)
-
-    def check(self, request: GenerationRequest) -> None:
-        """Raises InvalidRequestError if the request cannot be served, as `prefill` would; changes nothing."""
-        self._accepted([request])
+        return self._outcome(batch_id, started_ns, failures)
 
     def decode(self, batch_ids: Sequence[int]) -> StepOutcome:
         """Merges the batches into the first one and returns the next tokens, at most one for each request.
@@ -129,7 +127,7 @@ class Generator:
                 [held for held, its in self._batches.items() if held == batch_id or seated & {*its}]
             )
             raise
-        return self._outcome(batch_id, started_ns)
+        return self._outcome(batch_id, started_ns, {})
 
     def filter(self, batch_id: int, request_ids_to_keep: Sequence[int]) -> CachedBatch | None:
         """Forgets the batch's other requests; None if none is left. UnknownBatchError if it is not held."""
@@ -147,25 +145,27 @@ class Generator:
         """Raises RuntimeError if the engine is broken. May be called from any thread."""
         self._engine.check_health()
 
-    def _accepted(self, requests: Sequence[GenerationRequest]) -> list[RequestState]:
+    def _accepted(self, requests: Sequence[GenerationRequest]) -> tuple[list[RequestState], dict[int, str]]:
+        """Those that can be served, and by id why the others cannot."""
         if not requests:
             raise InvalidRequestError("`requests` must have at least 1 request. Given: none.")
         ids = [request.id for request in requests]
         if len(set(ids)) != len(ids):
             raise InvalidRequestError(f"`requests` must have ids that differ. Given: {ids}")
+        accepted: list[RequestState] = []
+        failures: dict[int, str] = {}
         for request in requests:
-            allowed = f"0 (off) to {MAX_RANKED}"
-            require(0 <= request.top_n_tokens <= MAX_RANKED, "top_n_tokens", request.top_n_tokens, allowed)
-        return [
-            RequestState(
-                request,
-                self._encoder.encode(request),
-                self._decoder,
-                self._eos_token_ids,
-                next(self._arrivals),
-            )
-            for request in requests
-        ]
+            try:
+                accepted.append(self._new_state(request))
+            except InvalidRequestError as error:
+                failures[request.id] = str(error)
+        return accepted, failures
+
+    def _new_state(self, request: GenerationRequest) -> RequestState:
+        allowed = f"0 (off) to {MAX_RANKED}"
+        require(0 <= request.top_n_tokens <= MAX_RANKED, "top_n_tokens", request.top_n_tokens, allowed)
+        prompt_ids = self._encoder.encode(request)
+        return RequestState(request, prompt_ids, self._decoder, self._eos_token_ids, next(self._arrivals))
 
     def _merged(self, batch_ids: Sequence[int]) -> tuple[int, list[RequestState]]:
         """Puts all rows under the first id; the other ids are forgotten, as the router does."""
@@ -247,13 +247,13 @@ class Generator:
             if token.owner.finished:
                 self._release(token.owner)
 
-    def _outcome(self, batch_id: int, started_ns: int) -> StepOutcome:
+    def _outcome(self, batch_id: int, started_ns: int, failures: dict[int, str]) -> StepOutcome:
         rows = self._batches[batch_id]
         generations = [row.undelivered.popleft() for row in rows if row.undelivered]
         self._keep(batch_id, [row for row in rows if not row.finished or row.undelivered])
         total_ns = time.perf_counter_ns() - started_ns
         timings = StepTimings(self._forward_ns, total_ns - self._forward_ns, total_ns)
-        return StepOutcome(generations, self._cached_batch(batch_id), timings)
+        return StepOutcome(generations, self._cached_batch(batch_id), timings, failures)
 
     def _cached_batch(self, batch_id: int) -> CachedBatch | None:
         if batch_id not in self._batches:

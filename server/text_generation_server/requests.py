@@ -131,8 +131,14 @@ class StepTimings:
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What prefill and decode return; `batch` is None when no request of it is unfinished."""
+    """What prefill and decode return.
+
+    Attributes:
+        batch: None when no request of it is unfinished.
+        failures: by request id, why a request cannot be served (any more). It is forgotten, and has no generation.
+    """
 
     generations: list[Generation]
     batch: CachedBatch | None
     timings: StepTimings
+    failures: dict[int, str]

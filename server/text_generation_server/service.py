@@ -179,16 +179,17 @@ class TextGenerationService(ServicerV2, ServicerV3):
                     "`cached_batch` must be absent: this server does not support chunking. "
                     f"Given: batch {request.cached_batch.id}"
                 )
-            requests, refusals = self._sort_out(request.batch)
+            requests, malformed = self._sort_out(request.batch)
             if not requests:
-                raise InvalidRequestError("; ".join(dict.fromkeys(refusals.values())))
+                raise InvalidRequestError("; ".join(dict.fromkeys(malformed.values())))
             outcome = shard.generator.prefill(request.batch.id, requests)
-            for request_id, message in refusals.items():
-                logger.warning("Request {} was refused: {}", request_id, message)
+            failures = malformed | outcome.failures
+            if len(failures) == len(request.batch.requests):
+                raise InvalidRequestError("; ".join(dict.fromkeys(failures.values())))
             return pb.PrefillResponse(
                 generations=[
                     *map(generation_message, outcome.generations),
-                    *(self._finished(request_id, message) for request_id, message in refusals.items()),
+                    *self._failed_generations(failures),
                 ],
                 batch=batch_message(outcome.batch),
                 forward_ns=outcome.timings.forward_ns,
@@ -202,7 +203,10 @@ class TextGenerationService(ServicerV2, ServicerV3):
                 raise InvalidRequestError("`batches` must name at least one batch. Given: none")
             outcome = self._shard.generator.decode([batch.id for batch in request.batches])
             return pb.DecodeResponse(
-                generations=map(generation_message, outcome.generations),
+                generations=[
+                    *map(generation_message, outcome.generations),
+                    *self._failed_generations(outcome.failures),
+                ],
                 batch=batch_message(outcome.batch),
                 forward_ns=outcome.timings.forward_ns,
                 decode_ns=outcome.timings.decode_ns,
@@ -210,27 +214,33 @@ class TextGenerationService(ServicerV2, ServicerV3):
             )
 
     def _sort_out(self, batch: pb.Batch) -> tuple[list[GenerationRequest], dict[int, str]]:
-        """The requests that can be served, and by id why the others cannot."""
+        """The requests that are well-formed, and by id why the others are not."""
         ids = [message.id for message in batch.requests]
         if not ids:
             raise InvalidRequestError("`requests` must not be empty. Given: none")
         if len(set(ids)) < len(ids):
             raise InvalidRequestError(f"`id` must be unique among the requests of a batch. Given: {ids}")
         requests: list[GenerationRequest] = []
-        refusals: dict[int, str] = {}
+        malformed: dict[int, str] = {}
         for message in batch.requests:
             try:
-                request = generation_request(
-                    message,
-                    scores_prompts=self._shard.engine.limits.scores_prompts,
-                    add_special_tokens=message.add_special_tokens
-                    or not self._router_sends_add_special_tokens,
+                requests.append(
+                    generation_request(
+                        message,
+                        scores_prompts=self._shard.engine.limits.scores_prompts,
+                        add_special_tokens=message.add_special_tokens
+                        or not self._router_sends_add_special_tokens,
+                    )
                 )
-                self._shard.generator.check(request)
-                requests.append(request)
             except InvalidRequestError as error:
-                refusals[message.id] = str(error)
-        return requests, refusals
+                malformed[message.id] = str(error)
+        return requests, malformed
+
+    def _failed_generations(self, failures: dict[int, str]) -> list[pb.Generation]:
+        """The errors of single requests as their answers."""
+        for request_id, message in failures.items():
+            logger.warning("Request {} was refused: {}", request_id, message)
+        return [self._finished(request_id, message) for request_id, message in failures.items()]
 
     def _finished(self, request_id: int, text: str) -> pb.Generation:
         """A whole answer in one token that the model did not choose.

@@ -7,7 +7,6 @@ import pytest
 
 from generator.conftest import MakeRoom, Room, request
 from generator.small_tokenizers import BOS, EOS, MARKED, TOOL
-from text_generation_server.errors import InvalidRequestError
 from text_generation_server.requests import FinishReason, GeneratedText
 from text_generation_server.sampling.parameters import SamplingParameters
 
@@ -145,13 +144,16 @@ def test_the_engine_gets_the_sampling_parameters_and_the_answer_its_logprobs(mak
         ({"stop_sequences": ("",)}, "stop"),
     ],
 )
-def test_one_bad_request_is_refused_by_name_before_any_slot_is_touched(
+def test_one_bad_request_fails_by_name_and_touches_no_slot(
     make_room: MakeRoom, fields: dict[str, Any], message: str
 ) -> None:
     room = make_room()
     running = room.generator.prefill(0, [request(0, ignore_eos_token=True)])
-    with pytest.raises(InvalidRequestError, match=message):
-        room.generator.prefill(1, [request(1), request(2, **fields)])
-    assert len(room.engine.prefills) == 1
+    outcome = room.generator.prefill(1, [request(1, max_new_tokens=1), request(2, **fields)])
+    assert [generation.request_id for generation in outcome.generations] == [1]
+    assert outcome.batch is None
+    assert list(outcome.failures) == [2]
+    assert f"`{message}`" in outcome.failures[2]
+    assert len(room.engine.prefills) == 2
     assert len(room.run(running)) == 5
     assert room.engine.live_slots == frozenset()

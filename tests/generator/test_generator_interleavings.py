@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from generator import small_tokenizers
 from generator.reference import Answer, answer_alone
 from text_generation_server.engine.fake import FakeEngine
-from text_generation_server.errors import InvalidRequestError, UnknownBatchError
+from text_generation_server.errors import UnknownBatchError
 from text_generation_server.generator import Generator
 from text_generation_server.requests import CachedBatch, Generation, GenerationRequest, StepOutcome
 
@@ -108,13 +108,10 @@ class Router(RuleBasedStateMachine):
         self.prefill_as(self.next_id, [data.draw(st.sampled_from(alive))], [request])
 
     @rule(request=REQUESTS)
-    def prefill_with_a_bad_request(self, request: GenerationRequest) -> None:
-        bad = GenerationRequest(id=2, prompt=request.prompt, max_new_tokens=MAX_LENGTH)
-        try:
-            self.generator.prefill(1, [request, bad])
-        except InvalidRequestError:
-            return
-        raise AssertionError("it was accepted")
+    def prefill_with_a_bad_request_beside_a_good_one(self, request: GenerationRequest) -> None:
+        self.next_id += 1
+        bad = GenerationRequest(id=self.next_id * 10 + 1, prompt=request.prompt, max_new_tokens=MAX_LENGTH)
+        self.prefill_as(self.next_id, [self.next_id * 10], [request], [bad])
 
     @precondition(lambda self: self.batches)
     @rule(data=st.data())
@@ -182,7 +179,13 @@ class Router(RuleBasedStateMachine):
         if last:
             assert self.engine.live_slots == frozenset()
 
-    def prefill_as(self, batch_id: int, ids: list[int], requests: list[GenerationRequest]) -> None:
+    def prefill_as(
+        self,
+        batch_id: int,
+        ids: list[int],
+        requests: list[GenerationRequest],
+        bad: Sequence[GenerationRequest] = (),
+    ) -> None:
         named = [
             GenerationRequest(
                 id=request_id,
@@ -202,7 +205,9 @@ class Router(RuleBasedStateMachine):
             Tracked(request, answer_alone(request, TOKENIZER, next_token, EOS_IDS, SPECIAL_IDS))
             for request in named
         ]
-        self.receive(batch_id, self.generator.prefill(batch_id, named))
+        outcome = self.generator.prefill(batch_id, [*named, *bad])
+        assert set(outcome.failures) == {request.id for request in bad}
+        self.receive(batch_id, outcome)
 
     def decode_and_check(self, ids: list[int]) -> int:
         rows = [tracked for batch_id in ids for tracked in self.batches.pop(batch_id)]
