@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from text_generation_server.engine import attention
 from text_generation_server.engine.contract import EngineLimits
-from text_generation_server.engine.model import load_model, probe
+from text_generation_server.engine.model import load_config, load_model, probe
 from text_generation_server.engine.state import initial_state
 from text_generation_server.engine.xla.engine import ProgramKey, XlaEngine
 from text_generation_server.engine.xla.export import export
@@ -66,7 +66,9 @@ class Subject:
 
 def smollm2() -> Subject:
     """The demo model: 30 layers, 3 heads of 64 in the cache, head tied to the embedding."""
-    return Subject("SmolLM2-135M", load_model(DEMO_MODEL, 1024, DTYPE).model, 8, 1024)
+    return Subject(
+        "SmolLM2-135M", load_model(DEMO_MODEL, load_config(DEMO_MODEL), 1024, DTYPE).model, 8, 1024
+    )
 
 
 def llama3_two_layers() -> Subject:

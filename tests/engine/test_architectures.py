@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from engine.checkpoints import ARCHITECTURES, Expected, generate, save
 from engine.driver import Driver, Run
-from text_generation_server.engine.model import SUPPORTED_MODEL_TYPES, load_model
+from text_generation_server.engine.model import SUPPORTED_MODEL_TYPES, load_config, load_model
 from text_generation_server.engine.xla.load import place_on_device
 
 LENGTH = 96
@@ -24,7 +24,9 @@ def test_an_architecture_generates_what_transformers_generates(model_type: str, 
     # 40 + 40 tokens: far beyond a sliding window of 16.
     expected = [generate(reference, prompt, 40) for prompt in prompts]
 
-    engine = place_on_device(load_model(directory, LENGTH, torch.float32), batch_size=2)
+    engine = place_on_device(
+        load_model(directory, load_config(directory), LENGTH, torch.float32), batch_size=2
+    )
     engine.warm_up(lambda _: None)
     driver = Driver(engine)
     first = driver.join(0, prompts[0])

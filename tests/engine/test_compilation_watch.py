@@ -10,14 +10,15 @@ from loguru import logger
 
 from engine.checkpoints import save
 from engine.driver import Driver
-from text_generation_server.engine.model import load_model
+from text_generation_server.engine.model import load_config, load_model
 from text_generation_server.engine.xla.engine import XlaEngine
 from text_generation_server.engine.xla.load import place_on_device
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> XlaEngine:
-    made = place_on_device(load_model(save("llama", tmp_path), 64, torch.float32), batch_size=2)
+    directory = save("llama", tmp_path)
+    made = place_on_device(load_model(directory, load_config(directory), 64, torch.float32), batch_size=2)
     made.warm_up(lambda _: None)
     return made
 
@@ -61,7 +62,8 @@ def test_a_fallback_to_the_host_is_logged_with_its_name(engine: XlaEngine, error
 def test_without_warm_up_programs_are_compiled_when_they_are_needed(
     tmp_path: Path, errors: list[str]
 ) -> None:
-    engine = place_on_device(load_model(save("llama", tmp_path), 64, torch.float32), batch_size=2)
+    directory = save("llama", tmp_path)
+    engine = place_on_device(load_model(directory, load_config(directory), 64, torch.float32), batch_size=2)
     driver = Driver(engine)
     run = driver.join(0, [5, 6, 7])
     driver.step(3)

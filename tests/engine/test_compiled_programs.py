@@ -8,7 +8,7 @@ import torch_xla
 from torch import Tensor
 
 from engine.checkpoints import save
-from text_generation_server.engine.model import load_model
+from text_generation_server.engine.model import load_config, load_model
 from text_generation_server.engine.programs import Program
 from text_generation_server.engine.xla import measurement
 from text_generation_server.engine.xla.compiled import CompiledProgram
@@ -79,7 +79,8 @@ def test_a_function_that_needs_a_value_cannot_be_traced() -> None:
 
 
 def test_each_cache_tensor_is_its_own_successor(tmp_path: Path) -> None:
-    engine = place_on_device(load_model(save("llama", tmp_path), 64, torch.float32), batch_size=2)
+    directory = save("llama", tmp_path)
+    engine = place_on_device(load_model(directory, load_config(directory), 64, torch.float32), batch_size=2)
     for key in engine.program_keys():
         program = engine.program(key)
         aliases = export(program).aliases

@@ -8,7 +8,7 @@ import torch
 
 from engine.checkpoints import save
 from engine.driver import Driver
-from text_generation_server.engine.model import load_model
+from text_generation_server.engine.model import load_config, load_model
 from text_generation_server.engine.xla.load import place_on_device
 from text_generation_server.sampling.parameters import SamplingParameters
 
@@ -17,7 +17,7 @@ WARM = SamplingParameters(temperature=0.7, top_p=0.9, seed=1)
 
 
 def first_logprob(directory: Path, dtype: torch.dtype) -> float:
-    driver = Driver(place_on_device(load_model(directory, 48, dtype), batch_size=2))
+    driver = Driver(place_on_device(load_model(directory, load_config(directory), 48, dtype), batch_size=2))
     run = driver.join(1, PROMPT)
     driver.join(0, PROMPT, WARM)
     driver.step(2)

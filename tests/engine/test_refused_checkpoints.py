@@ -63,11 +63,11 @@ def test_a_sequence_length_beyond_the_models_positions_is_refused(checkpoint: Pa
     with pytest.raises(
         UnsupportedModelError, match=r"HF_SEQUENCE_LENGTH .* is 129.*max_position_embeddings = 128"
     ):
-        load_model(checkpoint, 129, torch.float32)
+        load_model(checkpoint, load_config(checkpoint), 129, torch.float32)
 
 
 def test_without_a_sequence_length_the_models_own_limit_is_used(checkpoint: Path) -> None:
-    assert load_model(checkpoint, None, torch.float32).max_length == 128
+    assert load_model(checkpoint, load_config(checkpoint), None, torch.float32).max_length == 128
 
 
 def test_missing_weights_are_refused_and_not_drawn_at_random(checkpoint: Path) -> None:
@@ -75,20 +75,20 @@ def test_missing_weights_are_refused_and_not_drawn_at_random(checkpoint: Path) -
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UnsupportedModelError, match=r"missing.*model\.layers\.1\.mlp\.up_proj\.weight"):
-        load_model(checkpoint, 64, torch.float32)
+        load_model(checkpoint, load_config(checkpoint), 64, torch.float32)
 
 
 def test_weights_of_other_shapes_than_the_config_says_are_refused(checkpoint: Path) -> None:
     edit_config(checkpoint, intermediate_size=128)
     with pytest.raises(UnsupportedModelError, match="cannot be loaded"):
-        load_model(checkpoint, 64, torch.float32)
+        load_model(checkpoint, load_config(checkpoint), 64, torch.float32)
 
 
 def test_a_damaged_weights_file_is_refused(checkpoint: Path) -> None:
     path = checkpoint / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UnsupportedModelError, match="cannot be loaded"):
-        load_model(checkpoint, 64, torch.float32)
+        load_model(checkpoint, load_config(checkpoint), 64, torch.float32)
 
 
 def test_a_checkpoint_without_a_fast_tokenizer_is_refused(checkpoint: Path) -> None:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from engine.checkpoints import save
 from engine.driver import Driver
 from text_generation_server.engine.contract import MAX_RANKED
-from text_generation_server.engine.model import load_model
+from text_generation_server.engine.model import load_config, load_model
 from text_generation_server.engine.xla.engine import XlaEngine
 from text_generation_server.engine.xla.load import LoadedEngine, place_on_device
 from text_generation_server.sampling.parameters import SamplingParameters, WatermarkStrength
@@ -25,7 +25,9 @@ PLAIN = SamplingParameters()
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[XlaEngine, Any]:
     directory: Path = save("llama", tmp_path_factory.mktemp("llama"))
-    engine = place_on_device(load_model(directory, 48, torch.float32), batch_size=2, scores_prompts=True)
+    engine = place_on_device(
+        load_model(directory, load_config(directory), 48, torch.float32), batch_size=2, scores_prompts=True
+    )
     engine.warm_up(lambda _: None)
     return engine, AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
 

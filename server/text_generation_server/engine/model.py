@@ -127,14 +127,13 @@ def resolve_max_length(config: Any, max_length: int | None) -> int:
     return max_length
 
 
-def load_model(directory: Path, max_length: int | None, dtype: torch.dtype) -> HostModel:
-    """Reads config and safetensors weights.
+def load_model(directory: Path, config: Any, max_length: int | None, dtype: torch.dtype) -> HostModel:
+    """Reads the safetensors weights of a checkpoint, whose `config` is that of `load_config`.
 
     Raises:
-        UnsupportedModelError: as `load_config` and `resolve_max_length`, or weights that are missing,
-            damaged or do not fit the config.
+        UnsupportedModelError: as `resolve_max_length`, or weights that are missing, damaged or do not fit the
+            config.
     """
-    config = load_config(directory)
     length = resolve_max_length(config, max_length)
     attention.register()
     try:

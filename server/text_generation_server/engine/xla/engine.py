@@ -157,7 +157,7 @@ class XlaEngine:
         if key.kind == "rank":
             scores = torch.zeros((key.variant, self._limits.vocab_size), dtype=torch.float32)
             return programs.rank_tokens(scores.to(self._device))
-        ids, placement = self._send_prompt(0, [0], key.variant)
+        ids, placement = self._send_ids([0], key.variant), self._send_placement(0, 1)
         if key.kind == "prefill":
             return programs.prefill(self._model, state.cache, ids, placement)
         if key.kind == "score prompt":
@@ -213,8 +213,9 @@ class XlaEngine:
         if slot in self._live:
             raise RuntimeError(f"slot {slot} is in use")
         bucket = bucket_for(length, self._prefill_buckets)
-        ids, placement = self._send_prompt(slot, token_ids, bucket)
-        padded, _ = self._send_prompt(slot, token_ids, self._limits.max_length)
+        ids = self._send_ids(token_ids, bucket)
+        padded = self._send_ids(token_ids, self._limits.max_length)
+        placement = self._send_placement(slot, length)
         parameters = self._send_parameters(sampling)
         consumed = [*self._state, ids, padded, placement, *parameters]
         (logits,) = self._run(ProgramKey("prefill", bucket), [ids, placement])
@@ -234,17 +235,18 @@ class XlaEngine:
         if not self._limits.scores_prompts:
             raise RuntimeError("this engine was loaded without prompt logprobs")
         bucket = bucket_for(len(token_ids), self._prefill_buckets)
-        ids, _ = self._send_prompt(0, token_ids, bucket)
-        (logprobs,) = self._run(ProgramKey("score prompt", bucket), [ids])
+        (logprobs,) = self._run(ProgramKey("score prompt", bucket), [self._send_ids(token_ids, bucket)])
         self._watch_compilations()
         known: list[float] = logprobs.cpu()[: len(token_ids) - 1].tolist()
         return known
 
-    def _send_prompt(self, slot: int, token_ids: Sequence[int], bucket: int) -> tuple[Tensor, Tensor]:
+    def _send_ids(self, token_ids: Sequence[int], bucket: int) -> Tensor:
         ids = torch.zeros((1, bucket), dtype=torch.int32)
         ids[0, : len(token_ids)] = torch.tensor(token_ids, dtype=torch.int32)
-        placement = torch.tensor([slot, len(token_ids)], dtype=torch.int32)
-        return ids.to(self._device), placement.to(self._device)
+        return ids.to(self._device)
+
+    def _send_placement(self, slot: int, length: int) -> Tensor:
+        return torch.tensor([slot, length], dtype=torch.int32).to(self._device)
 
     def _send_parameters(self, sampling: SamplingParameters) -> list[Tensor]:
         return [float_parameters(sampling).to(self._device), integer_parameters(sampling).to(self._device)]

@@ -57,7 +57,7 @@ def load_engine(
     eos_token_ids = host.eos_token_ids(model_directory, config, tokenizer)
 
     name = dtype or ("float32" if on_cpu() else "bfloat16")
-    loaded = host.load_model(model_directory, max_length, host.DTYPES[name])
+    loaded = host.load_model(model_directory, config, max_length, host.DTYPES[name])
     engine = place_on_device(loaded, batch_size, scores_prompts, strength)
     logger.info(
         f"Loaded {config.model_type} in {name}: batch size {batch_size}, sequence length {loaded.max_length}, "
