@@ -20,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from text_generation_server.engine import attention
 from text_generation_server.engine.contract import EngineLimits
+from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.model import load_config, load_model, probe
 from text_generation_server.engine.state import initial_state
 from text_generation_server.engine.xla.engine import ProgramKey, XlaEngine
@@ -117,7 +118,7 @@ def export_subject(subject: Subject, destination: Path) -> None:
     model.to(device)
     # Moving parameters to an XLA device unties them.
     model.tie_weights()
-    state = initial_state(shape, slots, length, vocabulary, DTYPE, device)
+    state = initial_state(shape, CacheLayout.LANES, slots, length, vocabulary, DTYPE, device)
     cache = sum(tensor.nbytes for tensor in state.cache)
     scores_row = vocabulary * (DTYPE.itemsize + torch.float32.itemsize)
     counts_row = vocabulary * torch.int32.itemsize

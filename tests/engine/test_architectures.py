@@ -9,14 +9,24 @@ from transformers import AutoModelForCausalLM
 
 from engine.checkpoints import ARCHITECTURES, Expected, generate, save
 from engine.driver import Driver, Run
+from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.model import SUPPORTED_MODEL_TYPES, load_config, load_model
 from text_generation_server.engine.xla.load import place_on_device
 
 LENGTH = 96
 
 
-@pytest.mark.parametrize("model_type", SUPPORTED_MODEL_TYPES)
-def test_an_architecture_generates_what_transformers_generates(model_type: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model_type", "layout"),
+    [
+        *((model_type, CacheLayout.HEADS) for model_type in SUPPORTED_MODEL_TYPES),
+        # As on a TPU: key heads that are shared, that are not, bounded scores, and a window.
+        *((model_type, CacheLayout.LANES) for model_type in ("llama", "gpt2", "gemma2", "qwen2")),
+    ],
+)
+def test_an_architecture_generates_what_transformers_generates(
+    model_type: str, layout: CacheLayout, tmp_path: Path
+) -> None:
     directory = save(model_type, tmp_path)
     reference = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     chance = random.Random(model_type)
@@ -24,9 +34,8 @@ def test_an_architecture_generates_what_transformers_generates(model_type: str, 
     # 40 + 40 tokens: far beyond a sliding window of 16.
     expected = [generate(reference, prompt, 40) for prompt in prompts]
 
-    engine = place_on_device(
-        load_model(directory, load_config(directory), LENGTH, torch.float32), batch_size=2
-    )
+    model = load_model(directory, load_config(directory), LENGTH, torch.float32)
+    engine = place_on_device(model, batch_size=2, layout=layout)
     engine.warm_up(lambda _: None)
     driver = Driver(engine)
     first = driver.join(0, prompts[0])

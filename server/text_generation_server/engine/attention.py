@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from text_generation_server.engine.layout import from_lanes, to_lanes
+
 IMPLEMENTATION = "static_slots"
 
 # Arguments that models pass to every attention function and that change nothing here: the window is
@@ -63,7 +65,7 @@ def attend(
 
     Args:
         query: [rows, heads, queries, head_dim].
-        key, value: [rows, length, key_value_heads, head_dim], as `SlotLayer.update` returns them.
+        key, value: [rows, length, key_value_heads, head_dim] or [rows, length, lanes], see `layout`.
         attention_mask: [rows or 1, 1, queries, length] bool.
         scaling: of the scores; default 1 / sqrt(head_dim).
         softcap: bound of the scores by tanh (Gemma 2).
@@ -79,15 +81,39 @@ def attend(
             raise NotImplementedError(
                 f"attention argument {name!r} of {type(module).__name__} is not supported"
             )
+    query = query * (query.shape[3] ** -0.5 if scaling is None else scaling)
+    if key.dim() == 3:
+        return attend_lanes(module, query, key, value, attention_mask, softcap), None
     rows, heads, queries, head_dim = query.shape
     key_value_heads = key.shape[2]
     # Query heads that share a key head form a group, so keys are never repeated in memory.
     grouped = query.reshape(rows, key_value_heads, heads // key_value_heads, queries, head_dim)
-    scale = head_dim**-0.5 if scaling is None else scaling
-    scores = torch.einsum("bhgqd,bshd->bhgqs", grouped * scale, key).to(torch.float32)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores = torch.where(attention_mask.unsqueeze(2), scores, torch.finfo(torch.float32).min)
-    weights = torch.softmax(scores, dim=-1).to(query.dtype)
+    scores = torch.einsum("bhgqd,bshd->bhgqs", grouped, key)
+    weights = weigh(scores, attention_mask.unsqueeze(2), softcap).to(query.dtype)
     mixed = torch.einsum("bhgqs,bshd->bqhgd", weights, value)
     return mixed.reshape(rows, queries, heads, value.shape[3]), None
+
+
+def attend_lanes(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: float | None
+) -> Tensor:
+    """The same for keys and values that lie side by side: the cache is never taken apart.
+
+    It multiplies with all key heads where one would do, which costs a decode step nothing: that waits for memory.
+    The number of query heads to a key head is the module's `num_key_value_groups`, as in transformers' own
+    functions; modules without it have as many key heads as query heads.
+    """
+    heads, head_dim = query.shape[1], query.shape[3]
+    key_value_heads = heads // int(getattr(module, "num_key_value_groups", 1))
+    scores = torch.einsum("bhqw,bsw->bhqs", to_lanes(query, key_value_heads, key.shape[2]), key)
+    weights = weigh(scores, mask, softcap).to(query.dtype)
+    mixed = torch.einsum("bhqs,bsw->bhqw", weights, value)
+    return from_lanes(mixed, key_value_heads, head_dim).transpose(1, 2)
+
+
+def weigh(scores: Tensor, mask: Tensor, softcap: float | None) -> Tensor:
+    """Softmax over the keys that may be seen, float32."""
+    scores = scores.to(torch.float32)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    return torch.softmax(torch.where(mask, scores, torch.finfo(torch.float32).min), dim=-1)

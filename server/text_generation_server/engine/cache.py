@@ -13,16 +13,18 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from text_generation_server.engine.layout import laid_out
+
 
 class CacheStep(Protocol):
     """Where one program writes its keys and values, and what its queries then see."""
 
     def write(self, cache: Tensor, new: Tensor) -> Tensor:
-        """The cache [slots, length, heads, head_dim] with `new` [rows, queries, heads, head_dim] in its place."""
+        """The cache [slots, length, ...] with `new` [rows, queries, ...] in its place; both in one layout."""
         ...
 
     def view(self, cache: Tensor, new: Tensor) -> Tensor:
-        """What the queries attend to, [rows, seen, heads, head_dim]."""
+        """What the queries attend to, [rows, seen, ...]: of the cache in its layout, or `new` as it came."""
         ...
 
     def seen(self, queries: int) -> int:
@@ -70,8 +72,8 @@ class DecodeStep:
         self.seen_length = seen_length
 
     def write(self, cache: Tensor, new: Tensor) -> Tensor:
-        # One scatter of one row per slot. On [slots, length, heads, head_dim] the indexed dimensions lead, so
-        # XLA needs no transposition, updates the donated buffer in place and touches nothing else.
+        # One scatter of one row per slot. The indexed dimensions lead, so XLA needs no transposition, updates the
+        # donated buffer in place and touches nothing else.
         slots = torch.arange(cache.shape[0], dtype=torch.int32, device=cache.device)
         return cache.index_put((slots, self.positions), new[:, 0].to(cache.dtype))
 
@@ -102,7 +104,7 @@ class ProbeStep:
 
 
 class SlotLayer(CacheLayerMixin):
-    """Keys and values of one layer for all slots, [slots, length, heads, head_dim] each."""
+    """Keys and values of one layer for all slots, [slots, length, ...] each, see `layout`."""
 
     is_compileable = True
     # Sliding windows are kept by the mask; every layer holds the full length.
@@ -122,8 +124,8 @@ class SlotLayer(CacheLayerMixin):
     ) -> tuple[Tensor, Tensor]:
         """Takes [rows, heads, queries, head_dim] from the model; returns what `attention.attend` expects."""
         new_keys, new_values = key_states.transpose(1, 2), value_states.transpose(1, 2)
-        self.keys = self.step.write(self.keys, new_keys)
-        self.values = self.step.write(self.values, new_values)
+        self.keys = self.step.write(self.keys, laid_out(new_keys, self.keys))
+        self.values = self.step.write(self.values, laid_out(new_values, self.values))
         return self.step.view(self.keys, new_keys), self.step.view(self.values, new_values)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

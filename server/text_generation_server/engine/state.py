@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.sampling.parameters import SamplingParameters
 
 # Columns of DecodeState.floats and DecodeState.integers: a request's sampling parameters, one row per slot.
@@ -40,9 +41,9 @@ class DecodeState:
     """The decode state of a static batch. Programs take it, or a part of it, and return its successor.
 
     Attributes:
-        cache: keys and values of layer 0, keys and values of layer 1, ...; [slots, length,
-            key_value_heads, head_dim] each. A forward meets them in this order, and the compiler pairs a donated
-            buffer with the output of equal size by order: so each becomes its own successor.
+        cache: keys and values of layer 0, keys and values of layer 1, ...; [slots, length, ...] each, see
+            `layout`. A forward meets them in this order, and the compiler pairs a donated buffer with the output
+            of equal size by order: so each becomes its own successor.
     """
 
     cache: list[Tensor]
@@ -69,16 +70,27 @@ class CacheShape:
 
 
 def initial_state(
-    shape: CacheShape, slots: int, length: int, vocabulary: int, dtype: torch.dtype, device: torch.device
+    shape: CacheShape,
+    layout: CacheLayout,
+    slots: int,
+    length: int,
+    vocabulary: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> DecodeState:
     """An empty state. Tensors are made on the host and sent, so that no program has to fill them."""
 
-    def cache(heads_and_dim: tuple[int, int]) -> Tensor:
-        return torch.zeros((slots, length, *heads_and_dim), dtype=dtype).to(device)
+    def cache(layout: CacheLayout, heads_and_dim: tuple[int, int]) -> Tensor:
+        return torch.zeros((slots, length, *layout.shape(*heads_and_dim)), dtype=dtype).to(device)
 
     neutral = SamplingParameters()
     return DecodeState(
-        cache=[cache(heads_and_dim) for layer in shape.layers for heads_and_dim in layer],
+        cache=[
+            # Attention over lanes takes the size of a value's heads from the queries, and so from the keys.
+            cache(layout if keys == values else CacheLayout.HEADS, heads_and_dim)
+            for keys, values in shape.layers
+            for heads_and_dim in (keys, values)
+        ],
         rows=SlotRows(
             tokens=torch.zeros(slots, dtype=torch.int32).to(device),
             positions=torch.zeros(slots, dtype=torch.int32).to(device),

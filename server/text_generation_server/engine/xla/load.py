@@ -11,6 +11,7 @@ from loguru import logger
 
 from text_generation_server.engine import model as host
 from text_generation_server.engine.contract import EngineLimits
+from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.state import initial_state
 from text_generation_server.engine.weights import store_transposed
 from text_generation_server.engine.xla.engine import XlaEngine
@@ -76,8 +77,12 @@ def place_on_device(
     batch_size: int,
     scores_prompts: bool = False,
     strength: WatermarkStrength = DEFAULT_WATERMARK,
+    layout: CacheLayout | None = None,
 ) -> XlaEngine:
     """Moves the weights to the device, in the layout that it wants, and allocates the batch.
+
+    Args:
+        layout: of the KV cache; None for what the device wants.
 
     Raises:
         InvalidSettingError: the weights and the cache do not fit in memory together.
@@ -94,8 +99,9 @@ def place_on_device(
         if not on_cpu():
             # Moving parameters to an XLA device unties them; a tied head would take its memory twice.
             loaded.model.tie_weights()
+        layout = layout or (CacheLayout.HEADS if on_cpu() else CacheLayout.LANES)
         state = initial_state(
-            loaded.cache_shape, batch_size, loaded.max_length, loaded.vocab_size, loaded.dtype, device
+            loaded.cache_shape, layout, batch_size, loaded.max_length, loaded.vocab_size, loaded.dtype, device
         )
         torch_xla.sync(wait=True)
     except RuntimeError as error:
