@@ -119,7 +119,9 @@ def export_subject(subject: Subject, destination: Path) -> None:
     # Moving parameters to an XLA device unties them.
     model.tie_weights()
     state = initial_state(shape, CacheLayout.LANES, slots, length, vocabulary, DTYPE, device)
-    cache = sum(tensor.nbytes for tensor in state.cache)
+    # Without the lanes that the layout leaves unused: an ideal that grew with the layout could not judge it.
+    per_token = sum(heads * head_dim for layer in shape.layers for heads, head_dim in layer)
+    cache = slots * length * per_token * DTYPE.itemsize
     scores_row = vocabulary * (DTYPE.itemsize + torch.float32.itemsize)
     counts_row = vocabulary * torch.int32.itemsize
     ideal_bytes = {
