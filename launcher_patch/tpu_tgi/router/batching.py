@@ -1,44 +1,58 @@
 """Continuous batching: the loop that turns waiting requests into prefill and decode calls.
 
-It makes the same calls in the same order as the stock router (protocol sections 1.6, 3 and 5), with
-`waiting_served_ratio` 0: admission is tried at every step. There is never more than one call in flight.
+It makes the same calls in the same order as the stock router (protocol sections 1.6, 3 and 5). There is never
+more than one call in flight.
 """
 
 import logging
+import math
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
 
 from tpu_tgi.router.channel import NewToken, PromptTokens
 from tpu_tgi.router.errors import GenerationError, ShardError, ShardProtocolError
 from tpu_tgi.router.generation import CachedBatch, Generation, NewBatch, Step
+from tpu_tgi.router.metrics import Metrics
 from tpu_tgi.router.queue import Entry, WaitingQueue
 from tpu_tgi.router.shard_client import ShardClient
 
 logger = logging.getLogger(__name__)
 
 
-class BatchingLoop:
-    """Serves the queue until it is cancelled.
+@dataclass(frozen=True)
+class BatchingRules:
+    """Who is let into a running batch, and when (protocol section 3.1).
 
-    Args:
-        max_batch_size: None if only the cache blocks bound the batch.
-        max_batch_prefill_tokens: prompt tokens that one prefill may hold.
-        max_batch_total_tokens: what the shard said it can hold; a batch that holds as much admits nobody.
+    Attributes:
+        max_size: None if only the cache blocks bound the batch.
+        prefill_tokens: prompt tokens that one prefill may hold.
+        total_tokens: what the shard said it can hold; a batch that holds as much admits nobody.
+        waiting_served_ratio: a batch of n admits floor(ratio * n) requests or more, or none.
+        max_waiting_tokens: after so many steps without an admission it admits fewer, too.
+        chunking: whether a prefill takes the running batch along; it admits at every step then.
     """
 
+    max_size: int | None
+    prefill_tokens: int
+    total_tokens: int
+    waiting_served_ratio: float
+    max_waiting_tokens: int
+    chunking: bool
+
+
+class BatchingLoop:
+    """Serves the queue until it is cancelled."""
+
     def __init__(
-        self,
-        client: ShardClient,
-        queue: WaitingQueue,
-        max_batch_size: int | None,
-        max_batch_prefill_tokens: int,
-        max_batch_total_tokens: int,
-        support_chunking: bool,
+        self, client: ShardClient, queue: WaitingQueue, rules: BatchingRules, metrics: Metrics
     ) -> None:
         self._client = client
         self._queue = queue
-        self._max_batch_size = max_batch_size
-        self._max_batch_prefill_tokens = max_batch_prefill_tokens
-        self._max_batch_total_tokens = max_batch_total_tokens
-        self._support_chunking = support_chunking
+        self._rules = rules
+        self._metrics = metrics
+        # Steps since the running batch last admitted somebody.
+        self._waiting_tokens = 0
         # The requests that the shard works on, by request id.
         self._entries: dict[int, Entry] = {}
         # Those of them that are in their first prefill beside a running batch.
@@ -50,12 +64,16 @@ class BatchingLoop:
             while True:
                 await self._queue.wait_for_arrival()
                 while admission := self._queue.next_batch(
-                    self._max_batch_size, self._max_batch_prefill_tokens, self._max_batch_total_tokens
+                    None, self._rules.max_size, self._rules.prefill_tokens, self._rules.total_tokens
                 ):
                     self._entries = admission.entries
                     batch = await self._prefill(admission.batch, None, self._entries)
+                    self._waiting_tokens = 1
                     while batch is not None:
+                        self._show(batch.size, batch.max_tokens)
                         batch = await self._step(batch)
+                        self._waiting_tokens += 1
+                    self._show(0, 0)
                     self._end_all(self._entries)
         finally:
             self._end_all(self._entries)
@@ -64,21 +82,27 @@ class BatchingLoop:
 
     async def _step(self, batch: CachedBatch) -> CachedBatch | None:
         """Admits who fits, then decodes once."""
-        token_budget = max(0, self._max_batch_total_tokens - batch.max_tokens)
-        if self._support_chunking:
-            prefill_budget = self._max_batch_prefill_tokens - batch.current_tokens
-            admission = self._queue.next_batch(None, prefill_budget, token_budget)
+        rules = self._rules
+        token_budget = max(0, rules.total_tokens - batch.max_tokens)
+        if rules.chunking:
+            prefill_budget = rules.prefill_tokens - batch.current_tokens
+            admission = self._queue.next_batch(None, None, prefill_budget, token_budget)
             if admission is None:
                 return await self._decode([batch])
+            self._metrics.count("tgi_batch_concat", reason="chunking")
             # The shard merges: one call advances old and new requests, and fails for all of them.
             self._entries |= admission.entries
             merged = await self._prefill(admission.batch, batch, self._entries)
             return None if merged is None else await self._decode([merged])
 
-        max_size = None if self._max_batch_size is None else max(0, self._max_batch_size - batch.size)
-        admission = self._queue.next_batch(max_size, self._max_batch_prefill_tokens, token_budget)
+        waited = self._waiting_tokens >= rules.max_waiting_tokens
+        min_size = None if waited else math.floor(batch.size * rules.waiting_served_ratio)
+        max_size = None if rules.max_size is None else max(0, rules.max_size - batch.size)
+        admission = self._queue.next_batch(min_size, max_size, rules.prefill_tokens, token_budget)
         if admission is None:
             return await self._decode([batch])
+        self._metrics.count("tgi_batch_concat", reason="wait_exceeded" if waited else "backpressure")
+        self._waiting_tokens = 1
         self._joining = admission.entries
         new_batch = await self._prefill(admission.batch, None, self._joining)
         if new_batch is None:
@@ -91,20 +115,37 @@ class BatchingLoop:
     async def _prefill(
         self, new: NewBatch, cached: CachedBatch | None, entries: dict[int, Entry]
     ) -> CachedBatch | None:
-        try:
-            step = await self._client.prefill(new, cached)
-        except ShardError as error:
-            await self._fail(error, [new.id], entries)
-            return None
-        return await self._take(step, entries)
+        return await self._call("prefill", self._client.prefill(new, cached), [new.id], entries)
 
     async def _decode(self, batches: list[CachedBatch]) -> CachedBatch | None:
+        ids = [batch.id for batch in batches]
+        return await self._call("decode", self._client.decode(batches), ids, self._entries)
+
+    async def _call(
+        self, method: str, call: Awaitable[Step], batch_ids: list[int], entries: dict[int, Entry]
+    ) -> CachedBatch | None:
+        """Makes a call and passes its tokens on. Returns the batch that is left, None also after a failure."""
+        metrics = self._metrics
+        metrics.count("tgi_batch_inference_count", method=method)
+        called = time.perf_counter()
         try:
-            step = await self._client.decode(batches)
+            step = await call
         except ShardError as error:
-            await self._fail(error, [batch.id for batch in batches], self._entries)
+            await self._fail(error, batch_ids, entries)
+            metrics.count("tgi_batch_inference_failure", method=method)
             return None
-        return await self._take(step, self._entries)
+        answered = time.perf_counter()
+        batch = await self._take(step, entries)
+        taken = time.perf_counter()
+        if step.concat_seconds is not None:
+            # Whatever the call was (the stock rule).
+            metrics.observe("tgi_batch_concat_duration", step.concat_seconds, method="decode")
+        metrics.observe("tgi_batch_forward_duration", step.forward_seconds, method=method)
+        metrics.observe("tgi_batch_decode_duration", step.decode_seconds, method=method)
+        metrics.observe("tgi_batch_filter_duration", taken - answered, method=method)
+        metrics.observe("tgi_batch_inference_duration", taken - called, method=method)
+        metrics.count("tgi_batch_inference_success", method=method)
+        return batch
 
     async def _take(self, step: Step, entries: dict[int, Entry]) -> CachedBatch | None:
         """Passes tokens on, then tells the shard which of its requests are over.
@@ -118,6 +159,10 @@ class BatchingLoop:
                 raise ShardProtocolError(
                     f"The shard sent a token for request {generation.request_id}, which is over"
                 )
+            if entry.channel.closed:
+                self._metrics.failed("dropped")
+            else:
+                self._metrics.skipped(len(generation.tokens) - 1)
             if send(generation, entry):
                 self._queue.free(entries.pop(generation.request_id))
         batch = step.batch
@@ -141,9 +186,15 @@ class BatchingLoop:
             except ShardError as clear_error:
                 logger.error("The shard could not clear batch %d: %s", batch_id, clear_error)
         for entry in entries.values():
+            self._metrics.failed("generation")
             entry.channel.fail(GenerationError(str(error)))
             self._queue.free(entry)
         entries.clear()
+
+    def _show(self, size: int, max_tokens: int) -> None:
+        """The running batch, for the metrics."""
+        self._metrics.set("tgi_batch_current_size", size)
+        self._metrics.set("tgi_batch_current_max_tokens", max_tokens)
 
     def _end_all(self, entries: dict[int, Entry]) -> None:
         """The shard knows nothing of these any more; whoever is not finished gets an incomplete answer."""

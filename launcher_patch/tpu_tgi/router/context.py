@@ -7,6 +7,7 @@ from starlette.requests import Request
 from tpu_tgi.router.health import Health
 from tpu_tgi.router.inference import Inference
 from tpu_tgi.router.limits import ServingLimits
+from tpu_tgi.router.metrics import Metrics
 from tpu_tgi.router.settings import RouterSettings
 
 
@@ -18,6 +19,7 @@ class RouterContext:
     limits: ServingLimits
     inference: Inference
     health: Health
+    metrics: Metrics
     compute_type: str
 
 

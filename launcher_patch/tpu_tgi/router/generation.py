@@ -121,10 +121,18 @@ class Generation:
 
 @dataclass(frozen=True)
 class Step:
-    """The answer to a prefill or a decode; `batch` is None when nothing of it is left to decode."""
+    """The answer to a prefill or a decode; `batch` is None when nothing of it is left to decode.
+
+    Attributes:
+        forward_seconds, decode_seconds: in the model, and on choosing tokens and their text.
+        concat_seconds: on joining two batches; None if there was nothing to join.
+    """
 
     generations: tuple[Generation, ...]
     batch: CachedBatch | None
+    forward_seconds: float
+    decode_seconds: float
+    concat_seconds: float | None
 
 
 @dataclass(frozen=True)

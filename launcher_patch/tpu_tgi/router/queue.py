@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from tpu_tgi.router.blocks import BlockAllocator
 from tpu_tgi.router.channel import AnswerChannel
 from tpu_tgi.router.generation import BatchedRequest, NewBatch, ValidRequest
+from tpu_tgi.router.metrics import Metrics
 
 
 @dataclass(eq=False)
@@ -37,17 +38,23 @@ class Admission:
 class WaitingQueue:
     """First come, first served: a request that finds no room makes all behind it wait (the stock rule)."""
 
-    def __init__(self, allocator: BlockAllocator, speculate: int, support_chunking: bool) -> None:
+    def __init__(
+        self, allocator: BlockAllocator, speculate: int, support_chunking: bool, metrics: Metrics
+    ) -> None:
+        self._metrics = metrics
         self._allocator = allocator
         self._speculate = speculate
         self._support_chunking = support_chunking
-        self._entries: deque[Entry] = deque()
+        # With the id under which the shard will know it: of each arrival, served or not (the stock rule).
+        self._entries: deque[tuple[int, Entry]] = deque()
         self._arrival = asyncio.Event()
         self._next_request_id = 0
         self._next_batch_id = 0
 
     def append(self, entry: Entry) -> None:
-        self._entries.append(entry)
+        self._entries.append((self._next_request_id, entry))
+        self._next_request_id += 1
+        self._metrics.set("tgi_queue_size", len(self._entries))
         self._arrival.set()
 
     async def wait_for_arrival(self) -> None:
@@ -63,31 +70,52 @@ class WaitingQueue:
     def end_all(self) -> None:
         """Nobody will serve the waiting requests: their answers end before they began."""
         while self._entries:
-            self._entries.popleft().channel.end()
+            self._entries.popleft()[1].channel.end()
 
-    def next_batch(self, max_size: int | None, prefill_budget: int, token_budget: int) -> Admission | None:
+    def next_batch(
+        self, min_size: int | None, max_size: int | None, prefill_budget: int, token_budget: int
+    ) -> Admission | None:
         """As many waiting requests as there is room for, or None (protocol section 3.3).
 
         Args:
+            min_size: fewest requests to take; None and 0 ask for no more than one.
             max_size: most requests to take; None is no limit.
             prefill_budget: most prompt tokens to take; rounded up to whole blocks.
             token_budget: 0 means that the shard is full.
         """
-        if max_size == 0 or prefill_budget <= 0 or token_budget <= 0:
+        if prefill_budget <= 0 or token_budget <= 0:
             return None
-        block_size = self._allocator.block_size
-        budget = -(-prefill_budget // block_size) * block_size
+        chosen: list[tuple[Entry, BatchedRequest]] = []
+        if max_size != 0 and len(self._entries) >= (min_size or 0):
+            chosen = self._choose(max_size, prefill_budget)
+        if len(chosen) < (min_size or 0):
+            self._put_back(chosen)
+            chosen = []
+        self._metrics.set("tgi_queue_size", len(self._entries))
+        if not chosen:
+            return None
+        now = time.perf_counter()
+        for entry, _ in chosen:
+            entry.started = now
+        requests = tuple(batched for _, batched in chosen)
+        prefill_tokens = sum(batched.chunk_len or batched.request.input_length for batched in requests)
+        batch = NewBatch(id=self._next_batch_id, requests=requests, max_tokens=prefill_tokens)
+        self._next_batch_id += 1
+        self._metrics.observe("tgi_batch_next_size", len(requests))
+        return Admission(batch, {batched.id: entry for entry, batched in chosen})
 
-        batched: list[BatchedRequest] = []
-        entries: dict[int, Entry] = {}
-        prefill_tokens = 0
-        while self._entries and (max_size is None or len(batched) < max_size):
-            entry = self._entries[0]
+    def _choose(self, max_size: int | None, prefill_budget: int) -> list[tuple[Entry, BatchedRequest]]:
+        """Takes requests out of the queue until one does not fit, and gives them their blocks."""
+        block_size = self._allocator.block_size
+        left = -(-prefill_budget // block_size) * block_size
+        chosen: list[tuple[Entry, BatchedRequest]] = []
+        while self._entries and (max_size is None or len(chosen) < max_size):
+            request_id, entry = self._entries[0]
             if entry.channel.closed:
                 self._entries.popleft()
+                self._metrics.failed("dropped")
                 continue
             request = entry.request
-            left = budget - prefill_tokens
             whole = request.input_length <= left
             if left <= 0 or not (whole or self._support_chunking):
                 break
@@ -98,21 +126,19 @@ class WaitingQueue:
                 break
             self._entries.popleft()
             entry.blocks, slots = room
-            entry.started = time.perf_counter()
-            entries[self._next_request_id] = entry
-            batched.append(
-                BatchedRequest(
-                    id=self._next_request_id,
-                    request=request,
-                    blocks=entry.blocks,
-                    slots=slots,
-                    chunk_len=None if whole else left,
-                )
+            batched = BatchedRequest(
+                id=request_id,
+                request=request,
+                blocks=entry.blocks,
+                slots=slots,
+                chunk_len=None if whole else left,
             )
-            self._next_request_id += 1
-            prefill_tokens += min(request.input_length, left)
-        if not batched:
-            return None
-        batch = NewBatch(id=self._next_batch_id, requests=tuple(batched), max_tokens=prefill_tokens)
-        self._next_batch_id += 1
-        return Admission(batch, entries)
+            chosen.append((entry, batched))
+            left -= min(request.input_length, left)
+        return chosen
+
+    def _put_back(self, chosen: list[tuple[Entry, BatchedRequest]]) -> None:
+        """Undoes `_choose`: requests and blocks are in the order in which they were."""
+        for entry, batched in reversed(chosen):
+            self.free(entry)
+            self._entries.appendleft((batched.id, entry))

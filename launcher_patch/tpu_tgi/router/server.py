@@ -10,7 +10,7 @@ from typing import Self
 import uvicorn
 
 from tpu_tgi.router.app import make_app
-from tpu_tgi.router.batching import BatchingLoop
+from tpu_tgi.router.batching import BatchingLoop, BatchingRules
 from tpu_tgi.router.blocks import BlockAllocator
 from tpu_tgi.router.context import RouterContext
 from tpu_tgi.router.errors import RouterStartError, ShardError
@@ -18,6 +18,7 @@ from tpu_tgi.router.generation import ShardInfo
 from tpu_tgi.router.health import Health
 from tpu_tgi.router.inference import Inference
 from tpu_tgi.router.limits import ServingLimits, agree, prefill_tokens
+from tpu_tgi.router.metrics import Metrics
 from tpu_tgi.router.queue import WaitingQueue
 from tpu_tgi.router.settings import RouterSettings
 from tpu_tgi.router.shard_client import ShardClient
@@ -66,19 +67,22 @@ class Router:
     ) -> None:
         self._client = client
         self._tokenization = tokenization
+        metrics = Metrics(limits.max_input_tokens, limits.max_total_tokens)
         queue = WaitingQueue(
             BlockAllocator(limits.max_batch_total_tokens, info.block_size),
             info.speculate,
             info.support_chunking,
+            metrics,
         )
-        self._batching = BatchingLoop(
-            client=client,
-            queue=queue,
-            max_batch_size=settings.max_batch_size,
-            max_batch_prefill_tokens=limits.max_batch_prefill_tokens,
-            max_batch_total_tokens=limits.max_batch_total_tokens,
-            support_chunking=info.support_chunking,
+        rules = BatchingRules(
+            max_size=settings.max_batch_size,
+            prefill_tokens=limits.max_batch_prefill_tokens,
+            total_tokens=limits.max_batch_total_tokens,
+            waiting_served_ratio=settings.waiting_served_ratio,
+            max_waiting_tokens=settings.max_waiting_tokens,
+            chunking=info.support_chunking,
         )
+        self._batching = BatchingLoop(client, queue, rules, metrics)
         validator = Validator(
             ValidationLimits(
                 max_best_of=settings.max_best_of,
@@ -93,8 +97,9 @@ class Router:
         context = RouterContext(
             settings=settings,
             limits=limits,
-            inference=Inference(validator, queue, health, settings.max_concurrent_requests),
+            inference=Inference(validator, queue, health, metrics, settings.max_concurrent_requests),
             health=health,
+            metrics=metrics,
             # The stock launcher's form: number of shards and device.
             compute_type=settings.compute_type or f"1-{info.device_type}",
         )

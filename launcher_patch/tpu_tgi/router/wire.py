@@ -101,6 +101,9 @@ def from_step(response: pb.PrefillResponse | pb.DecodeResponse) -> Step:
     return Step(
         generations=tuple(from_generation(generation) for generation in response.generations),
         batch=from_cached_batch(response.batch) if response.HasField("batch") else None,
+        forward_seconds=response.forward_ns / 1e9,
+        decode_seconds=response.decode_ns / 1e9,
+        concat_seconds=response.concat_ns / 1e9 if response.HasField("concat_ns") else None,
     )
 
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from tpu_tgi.router.body import read_body
 from tpu_tgi.router.channel import NewToken
 from tpu_tgi.router.context import RouterContext, context_of
-from tpu_tgi.router.errors import IncompleteStreamError, RequestError, ValidationError
+from tpu_tgi.router.errors import IncompleteStreamError, RequestError
 from tpu_tgi.router.inference import Inference
 from tpu_tgi.router.json_response import error_body
 from tpu_tgi.router.operation import Operation
@@ -40,11 +40,6 @@ async def events(inference: Inference, body: GenerateRequest) -> AsyncGenerator[
 
 async def tokens(inference: Inference, body: GenerateRequest) -> AsyncGenerator[StreamResponse, None]:
     """Raises RequestError."""
-    parameters = body.parameters
-    if parameters.best_of not in (None, 1):
-        raise ValidationError("`best_of` != 1 is not supported when streaming tokens")
-    if parameters.decoder_input_details:
-        raise ValidationError("`decoder_input_details` == true is not supported when streaming tokens")
     async with inference.stream(body) as running:
         index = 0
         async for answer in running:
