@@ -219,11 +219,13 @@ class Generator:
         started: list[tuple[RequestState, PendingTokens]] = []
         for row in waiting:
             slot = self._slots.take(row)
+            named = row.request.adapter_id
+            adapter = named if named in self._engine.limits.adapters else None
             with self._device_time():
                 if row.request.prompt_logprobs:
-                    row.prompt_logprobs = self._engine.score_prompt(row.prompt_ids)
+                    row.prompt_logprobs = self._engine.score_prompt(row.prompt_ids, adapter)
                 ranked = row.request.top_n_tokens > 0
-                pending = self._engine.prefill(slot, row.prompt_ids, row.request.sampling, ranked)
+                pending = self._engine.prefill(slot, row.prompt_ids, row.request.sampling, ranked, adapter)
                 started.append((row, pending))
         first_tokens = [(row, self._read(pending)) for row, pending in started]
         return self._counted(

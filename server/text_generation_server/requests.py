@@ -20,6 +20,8 @@ class GenerationRequest:
         ignore_eos_token: generate on after an end-of-sequence token (benchmarks).
         top_n_tokens: with each token, report that many of the best ones, and all that tie with the last of them.
         prompt_logprobs: report the logprobs of the prompt's tokens.
+        adapter_id: name of a LoRA adapter. Any other name means the base model, since OpenAI clients put the model's
+            name there (protocol section 4.5).
     """
 
     id: int
@@ -32,6 +34,7 @@ class GenerationRequest:
     ignore_eos_token: bool = False
     top_n_tokens: int = 0
     prompt_logprobs: bool = False
+    adapter_id: str | None = None
 
 
 class FinishReason(Enum):

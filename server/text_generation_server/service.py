@@ -298,8 +298,7 @@ def generation_request(
     `prefill_logprobs` counts only if the operator allowed it, since /v1/completions always sets it (protocol
     section 4.3).
 
-    `adapter_id` is ignored, which is the model name of OpenAI clients (section 4.5); so are blocks and slots, which the
-    slot table replaces.
+    Blocks and slots are ignored: the slot table replaces them.
     """
     parameters, stopping = message.parameters, message.stopping_parameters
     if parameters.grammar_type != pb.GRAMMAR_TYPE_NONE and parameters.grammar:
@@ -327,6 +326,7 @@ def generation_request(
         ignore_eos_token=stopping.ignore_eos_token,
         top_n_tokens=message.top_n_tokens,
         prompt_logprobs=message.prefill_logprobs and scores_prompts,
+        adapter_id=message.adapter_id if message.HasField("adapter_id") else None,
     )
 
 

@@ -22,8 +22,14 @@ class Driver:
         self.engine = engine
         self.running: dict[int, Run] = {}
 
-    def join(self, slot: int, prompt: list[int], sampling: SamplingParameters | None = None) -> Run:
-        chosen = self.engine.prefill(slot, prompt, sampling or SamplingParameters()).read()
+    def join(
+        self,
+        slot: int,
+        prompt: list[int],
+        sampling: SamplingParameters | None = None,
+        adapter: str | None = None,
+    ) -> Run:
+        chosen = self.engine.prefill(slot, prompt, sampling or SamplingParameters(), adapter=adapter).read()
         run = Run(slot, list(chosen.token_ids), list(chosen.logprobs))
         self.running[slot] = run
         return run

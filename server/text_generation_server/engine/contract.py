@@ -24,6 +24,7 @@ class EngineLimits:
         dtype: of weights and KV cache, for example "bfloat16".
         device_type: for example "xla".
         scores_prompts: `score_prompt` may be called.
+        adapters: names of the LoRA adapters that a request may choose.
     """
 
     batch_size: int
@@ -32,6 +33,7 @@ class EngineLimits:
     dtype: str
     device_type: str
     scores_prompts: bool = False
+    adapters: tuple[str, ...] = ()
 
 
 MAX_RANKED = 20
@@ -97,12 +99,18 @@ class Engine(Protocol):
         ...
 
     def prefill(
-        self, slot: int, token_ids: Sequence[int], sampling: SamplingParameters, ranked: bool = False
+        self,
+        slot: int,
+        token_ids: Sequence[int],
+        sampling: SamplingParameters,
+        ranked: bool = False,
+        adapter: str | None = None,
     ) -> PendingTokens:
         """Starts the program that fills `slot` with a prompt and chooses the first token; the slot is now live.
 
         Other slots are carried over untouched. `1 <= len(token_ids) < max_length`, else ValueError. With
-        `ranked`, the outcomes have the best tokens as long as this slot is live.
+        `ranked`, the outcomes have the best tokens as long as this slot is live. `adapter` is one of
+        `limits.adapters`, else ValueError, or None for the base model; the slot keeps it.
         Returns one chosen token.
         """
         ...
@@ -115,10 +123,10 @@ class Engine(Protocol):
         """
         ...
 
-    def score_prompt(self, token_ids: Sequence[int]) -> list[float]:
+    def score_prompt(self, token_ids: Sequence[int], adapter: str | None = None) -> list[float]:
         """The logprob of each token of a prompt but the first, given those before it; waits for the device.
 
-        RuntimeError unless `limits.scores_prompts`.
+        `adapter` as in `prefill`. RuntimeError unless `limits.scores_prompts`.
         """
         ...
 

@@ -34,6 +34,7 @@ class PrefillCall:
     token_ids: tuple[int, ...]
     sampling: SamplingParameters
     ranked: bool
+    adapter: str | None = None
 
 
 class FakePendingTokens:
@@ -71,12 +72,20 @@ class FakeEngine:
         max_length: int = 128,
         vocab_size: int = 256,
         scores_prompts: bool = False,
+        adapters: tuple[str, ...] = (),
     ) -> None:
-        """`next_token` maps prompt and output so far to the next token id; by default a checksum of them."""
-        self._limits = EngineLimits(batch_size, max_length, vocab_size, "float32", "fake", scores_prompts)
+        """`next_token` maps prompt and output so far to the next token id; by default a checksum of them.
+
+        With the first adapter a slot gets the successor of that token in the vocabulary, with the second the
+        successor of that one, and so on.
+        """
+        self._limits = EngineLimits(
+            batch_size, max_length, vocab_size, "float32", "fake", scores_prompts, adapters
+        )
         self._next_token = next_token or self._checksum
         self._histories: dict[int, list[int]] = {}
         self._ranked: set[int] = set()
+        self._shifts: dict[int, int] = {}
         self._failures: dict[tuple[Program, str], Exception] = {}
         self._broken: str | None = None
         self._is_warm = False
@@ -108,11 +117,16 @@ class FakeEngine:
             progress(WarmupStep(program, index, count=2, seconds=0.0))
 
     def prefill(
-        self, slot: int, token_ids: Sequence[int], sampling: SamplingParameters, ranked: bool = False
+        self,
+        slot: int,
+        token_ids: Sequence[int],
+        sampling: SamplingParameters,
+        ranked: bool = False,
+        adapter: str | None = None,
     ) -> FakePendingTokens:
-        """RuntimeError if the slot is live or does not exist; ValueError if the prompt does not fit."""
+        """RuntimeError if the slot is live or does not exist; ValueError if the prompt or the adapter does not fit."""
         self.calls["prefill"] += 1
-        self.prefills.append(PrefillCall(slot, tuple(token_ids), sampling, ranked))
+        self.prefills.append(PrefillCall(slot, tuple(token_ids), sampling, ranked, adapter))
         self._raise_planned("prefill")
         if not 0 <= slot < self._limits.batch_size:
             raise RuntimeError(f"There is no slot {slot}: the slots are 0 to {self._limits.batch_size - 1}.")
@@ -122,7 +136,9 @@ class FakeEngine:
             raise ValueError(
                 f"A prompt must have 1 to {self._limits.max_length - 1} tokens. Given: {len(token_ids)}."
             )
+        shift = self._shift(adapter)
         self._histories[slot] = list(token_ids)
+        self._shifts[slot] = shift
         if ranked:
             self._ranked.add(slot)
         token_id = self._advance(slot)
@@ -150,11 +166,13 @@ class FakeEngine:
         self._histories.pop(slot, None)
         self._ranked.discard(slot)
 
-    def score_prompt(self, token_ids: Sequence[int]) -> list[float]:
+    def score_prompt(self, token_ids: Sequence[int], adapter: str | None = None) -> list[float]:
+        """With an adapter, each logprob is lower by its place among the adapters."""
         self.calls["score_prompt"] += 1
         if not self._limits.scores_prompts:
             raise RuntimeError("This engine does not score prompts.")
-        return [self.logprob_of(token_id) for token_id in token_ids[1:]]
+        shift = self._shift(adapter)
+        return [self.logprob_of(token_id) - shift for token_id in token_ids[1:]]
 
     def check_health(self) -> None:
         self.calls["check_health"] += 1
@@ -176,9 +194,17 @@ class FakeEngine:
         history = self._histories[slot]
         if len(history) >= self._limits.max_length:
             raise RuntimeError(f"Slot {slot} is full: it holds {self._limits.max_length} tokens.")
-        token_id = self._next_token(history)
+        token_id = (self._next_token(history) + self._shifts[slot]) % self._limits.vocab_size
         history.append(token_id)
         return token_id
+
+    def _shift(self, adapter: str | None) -> int:
+        """The place of the adapter, from 1 on; 0 for the base model."""
+        if adapter is None:
+            return 0
+        if adapter not in self._limits.adapters:
+            raise ValueError(f"There is no adapter {adapter!r}. Loaded: {self._limits.adapters}.")
+        return 1 + self._limits.adapters.index(adapter)
 
     def _pending(self, program: Program, chosen: ChosenTokens) -> FakePendingTokens:
         return FakePendingTokens(self, chosen, self._failures.pop((program, "read"), None))

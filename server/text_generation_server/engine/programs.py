@@ -48,18 +48,21 @@ class Program:
     donated: int
 
 
-def prefill(model: nn.Module, cache: list[Tensor], ids: Tensor, placement: Tensor) -> Program:
+def prefill(
+    model: nn.Module, cache: list[Tensor], ids: Tensor, placement: Tensor, adapters: list[Tensor]
+) -> Program:
     """Writes a prompt into one slot of the cache; the other slots are carried over.
 
     Args:
         ids: [1, bucket] int32, padded at the end.
         placement: [2] int32, slot and length.
+        adapters: empty, or for an AdaptedModel one tensor, [1] int32, the index of the prompt's adapter.
 
     The function returns the cache and the logits after the prompt, [1, vocabulary].
     """
 
     def function(arguments: list[Tensor]) -> list[Tensor]:
-        *old, ids, placement = arguments
+        old, (ids, placement, *adapters) = arguments[: len(cache)], arguments[len(cache) :]
         slot, length = placement[0:1], placement[1:2]
         positions = torch.arange(ids.shape[1], dtype=torch.int32, device=ids.device).unsqueeze(0)
         layers = slot_cache(old, PrefillStep(slot))
@@ -70,10 +73,16 @@ def prefill(model: nn.Module, cache: list[Tensor], ids: Tensor, placement: Tenso
             use_cache=True,
             # The LM head runs on the last token of the prompt only, not on the whole bucket.
             logits_to_keep=(length - 1).to(torch.int64),
+            **adapter_inputs(adapters),
         ).logits[:, 0]
         return [*successors(layers), logits]
 
-    return Program(function, [*cache, ids, placement], len(cache))
+    return Program(function, [*cache, ids, placement, *adapters], len(cache))
+
+
+def adapter_inputs(adapters: list[Tensor]) -> dict[str, Tensor]:
+    """What an AdaptedModel takes beside the model's inputs; nothing for a model without adapters."""
+    return {"adapters": adapters[0]} if adapters else {}
 
 
 def admit(rows: SlotRows, inputs: list[Tensor], strength: WatermarkStrength) -> Program:
@@ -114,27 +123,31 @@ def admit(rows: SlotRows, inputs: list[Tensor], strength: WatermarkStrength) -> 
     return Program(function, [*row_tensors, *inputs], len(row_tensors))
 
 
-def forward(model: nn.Module, cache: list[Tensor], rows: SlotRows, seen_length: int) -> Program:
+def forward(
+    model: nn.Module, cache: list[Tensor], rows: SlotRows, seen_length: int, adapters: list[Tensor]
+) -> Program:
     """Feeds each slot's last token through the model.
 
     Args:
         seen_length: attention reads this many positions of the cache; every live position must be below it.
+        adapters: empty, or for an AdaptedModel one tensor, [slots] int32, the index of each slot's adapter.
 
     The function returns the cache and the logits, [slots, vocabulary].
     """
 
     def function(arguments: list[Tensor]) -> list[Tensor]:
-        *old, tokens, positions = arguments
+        old, (tokens, positions, *adapters) = arguments[: len(cache)], arguments[len(cache) :]
         layers = slot_cache(old, DecodeStep(positions, seen_length))
         logits = model(
             input_ids=tokens.unsqueeze(1),
             position_ids=positions.unsqueeze(1),
             past_key_values=layers,
             use_cache=True,
+            **adapter_inputs(adapters),
         ).logits[:, -1]
         return [*successors(layers), logits]
 
-    return Program(function, [*cache, rows.tokens, rows.positions], len(cache))
+    return Program(function, [*cache, rows.tokens, rows.positions, *adapters], len(cache))
 
 
 def choose_next(
@@ -190,28 +203,30 @@ def rank_tokens(scores: Tensor) -> Program:
     return Program(function, [scores], 0)
 
 
-def score_prompt(model: nn.Module, layers: int, ids: Tensor) -> Program:
+def score_prompt(model: nn.Module, layers: int, ids: Tensor, adapters: list[Tensor]) -> Program:
     """Finds the logprob of each token of a prompt, given those before it. It touches no state.
 
     Args:
         ids: [1, bucket] int32, padded at the end; what it returns for padding means nothing.
+        adapters: as for `prefill`.
 
     The function returns [bucket - 1]: the logprobs of tokens 1, 2, ...
     """
 
     def function(arguments: list[Tensor]) -> list[Tensor]:
-        (ids,) = arguments
+        ids, *adapters = arguments
         logits = model(
             input_ids=ids,
             position_ids=torch.arange(ids.shape[1], dtype=torch.int32, device=ids.device).unsqueeze(0),
             past_key_values=slot_cache([ids] * (2 * layers), ProbeStep()),
             use_cache=True,
+            **adapter_inputs(adapters),
         ).logits[0, :-1]
         scores = logits.to(torch.float32)
         chosen = torch.gather(scores, 1, ids[0, 1:].to(torch.int64).unsqueeze(1))
         return [chosen[:, 0] - torch.logsumexp(scores, dim=-1)]
 
-    return Program(function, [ids], 0)
+    return Program(function, [ids, *adapters], 0)
 
 
 def process_rows(

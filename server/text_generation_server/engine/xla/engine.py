@@ -27,6 +27,7 @@ from text_generation_server.engine.programs import Program
 from text_generation_server.engine.state import DecodeState, float_parameters, integer_parameters
 from text_generation_server.engine.xla import measurement
 from text_generation_server.engine.xla.compiled import CompiledProgram
+from text_generation_server.engine.xla.slot_adapters import SlotAdapters
 from text_generation_server.sampling.parameters import Processing, SamplingParameters, WatermarkStrength
 
 
@@ -102,7 +103,7 @@ class XlaEngine:
         strength: WatermarkStrength,
         device: torch.device,
     ) -> None:
-        """`model` and `state` are on `device` already."""
+        """`model` and `state` are on `device` already; `model` is an AdaptedModel if `limits` names adapters."""
         self._model = model
         self._strength = strength
         self._limits = limits
@@ -122,6 +123,7 @@ class XlaEngine:
         self._prefill_buckets = prefill_buckets(limits.max_length)
         self._decode_lengths = decode_lengths(limits.max_length)
         self._live: dict[int, LiveSlot] = {}
+        self._adapters = SlotAdapters(limits.adapters, limits.batch_size, device)
         self._compilations: int | None = None
         self._fallbacks: list[str] = []
         self._failure: Exception | None = None
@@ -147,7 +149,9 @@ class XlaEngine:
         """One program, with the present state and an empty request as its arguments."""
         state = DecodeState.unflatten(self._state)
         if key.kind == "forward":
-            return programs.forward(self._model, state.cache, state.rows, key.variant)
+            return programs.forward(
+                self._model, state.cache, state.rows, key.variant, self._adapters.of_slots
+            )
         if key.kind == "choose":
             logits = self._empty_logits(self._limits.batch_size)
             processing = Processing(key.variant)
@@ -158,10 +162,11 @@ class XlaEngine:
             scores = torch.zeros((key.variant, self._limits.vocab_size), dtype=torch.float32)
             return programs.rank_tokens(scores.to(self._device))
         ids, placement = self._send_ids([0], key.variant), self._send_placement(0, 1)
+        adapters = self._adapters.of_prompt(None)
         if key.kind == "prefill":
-            return programs.prefill(self._model, state.cache, ids, placement)
+            return programs.prefill(self._model, state.cache, ids, placement, adapters)
         if key.kind == "score prompt":
-            return programs.score_prompt(self._model, len(state.cache) // 2, ids)
+            return programs.score_prompt(self._model, len(state.cache) // 2, ids, adapters)
         parameters = self._send_parameters(SamplingParameters())
         inputs = [self._empty_logits(1), ids, placement, *parameters]
         return programs.admit(state.rows, inputs, self._strength)
@@ -205,7 +210,12 @@ class XlaEngine:
         return outputs[len(arguments) :]
 
     def prefill(
-        self, slot: int, token_ids: Sequence[int], sampling: SamplingParameters, ranked: bool = False
+        self,
+        slot: int,
+        token_ids: Sequence[int],
+        sampling: SamplingParameters,
+        ranked: bool = False,
+        adapter: str | None = None,
     ) -> PendingTokens:
         length = len(token_ids)
         if not 1 <= length < self._limits.max_length:
@@ -217,13 +227,15 @@ class XlaEngine:
         padded = self._send_ids(token_ids, self._limits.max_length)
         placement = self._send_placement(slot, length)
         parameters = self._send_parameters(sampling)
-        consumed = [*self._state, ids, padded, placement, *parameters]
-        (logits,) = self._run(ProgramKey("prefill", bucket), [ids, placement])
+        adapters = self._adapters.of_prompt(adapter)
+        consumed = [*self._state, ids, padded, placement, *parameters, *adapters]
+        (logits,) = self._run(ProgramKey("prefill", bucket), [ids, placement, *adapters])
         packed, scores = self._run(
             ProgramKey("admit", self._limits.max_length), [logits, padded, placement, *parameters]
         )
         best = self._rank(scores) if ranked else None
         self._live[slot] = LiveSlot(length, sampling.processing, ranked)
+        self._adapters.assign(slot, adapter)
         self._watch_compilations()
         return PendingArray(packed, best, [*consumed, logits, scores])
 
@@ -231,11 +243,12 @@ class XlaEngine:
         (best,) = self._run(ProgramKey("rank", scores.shape[0]), [scores])
         return best
 
-    def score_prompt(self, token_ids: Sequence[int]) -> list[float]:
+    def score_prompt(self, token_ids: Sequence[int], adapter: str | None = None) -> list[float]:
         if not self._limits.scores_prompts:
             raise RuntimeError("this engine was loaded without prompt logprobs")
         bucket = bucket_for(len(token_ids), self._prefill_buckets)
-        (logprobs,) = self._run(ProgramKey("score prompt", bucket), [self._send_ids(token_ids, bucket)])
+        inputs = [self._send_ids(token_ids, bucket), *self._adapters.of_prompt(adapter)]
+        (logprobs,) = self._run(ProgramKey("score prompt", bucket), inputs)
         self._watch_compilations()
         known: list[float] = logprobs.cpu()[: len(token_ids) - 1].tolist()
         return known
@@ -258,9 +271,10 @@ class XlaEngine:
         furthest = min(max(slot.position for slot in self._live.values()), self._limits.max_length - 1)
         length = bucket_for(furthest + 1, self._decode_lengths)
         processing = max(slot.processing for slot in self._live.values())
-        consumed = list(self._state)
+        consumed = [*self._state, *self._adapters.of_slots]
         rows = DecodeState.unflatten(self._state).rows
-        (logits,) = self._run(ProgramKey("forward", length), [rows.tokens, rows.positions])
+        inputs = [rows.tokens, rows.positions, *self._adapters.of_slots]
+        (logits,) = self._run(ProgramKey("forward", length), inputs)
         packed, scores = self._run(ProgramKey("choose", processing), [logits])
         best = self._rank(scores) if any(slot.ranked for slot in self._live.values()) else None
         for slot in self._live.values():

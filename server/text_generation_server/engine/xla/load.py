@@ -1,6 +1,7 @@
 """From a checkpoint directory to a running engine."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import torch_xla.runtime as runtime
 from loguru import logger
 
 from text_generation_server.engine import model as host
+from text_generation_server.engine.adapters.adapted import AdaptedModel
+from text_generation_server.engine.adapters.reading import Adapter, read_adapter
+from text_generation_server.engine.adapters.stacking import stack_adapters
 from text_generation_server.engine.contract import EngineLimits
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.state import initial_state
@@ -38,6 +42,7 @@ def load_engine(
     dtype: str | None,
     scores_prompts: bool = False,
     strength: WatermarkStrength = DEFAULT_WATERMARK,
+    adapters: Sequence[tuple[str, Path]] = (),
 ) -> LoadedEngine:
     """Loads a checkpoint and puts weights and an empty static batch on the device; compiles nothing.
 
@@ -46,10 +51,11 @@ def load_engine(
         dtype: "float16", "bfloat16" or "float32"; None for the device's own: bfloat16 on a TPU, float32 on a CPU.
         scores_prompts: be ready to give the logprobs of prompts.
         strength: of watermarks.
+        adapters: name, as requests have it, and directory of each LoRA adapter.
 
     Raises:
         UnsupportedModelError: see `engine.model`.
-        InvalidSettingError: the weights and the cache do not fit in memory together.
+        InvalidSettingError: an adapter cannot be served, or the weights and the cache do not fit in memory together.
     """
     # Tokenizers' own threads would compete with XLA's, and warn when a process forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -57,9 +63,11 @@ def load_engine(
     tokenizer = host.load_tokenizer(model_directory)
     eos_token_ids = host.eos_token_ids(model_directory, config, tokenizer)
 
+    lora = [read_adapter(name, directory) for name, directory in adapters]
+
     name = dtype or ("float32" if on_cpu() else "bfloat16")
     loaded = host.load_model(model_directory, config, max_length, host.DTYPES[name])
-    engine = place_on_device(loaded, batch_size, scores_prompts, strength)
+    engine = place_on_device(loaded, batch_size, scores_prompts, strength, lora)
     logger.info(
         f"Loaded {config.model_type} in {name}: batch size {batch_size}, sequence length {loaded.max_length}, "
         f"KV cache {cache_bytes(loaded, batch_size) / 2**20:.0f} MiB"
@@ -77,6 +85,7 @@ def place_on_device(
     batch_size: int,
     scores_prompts: bool = False,
     strength: WatermarkStrength = DEFAULT_WATERMARK,
+    adapters: Sequence[Adapter] = (),
     layout: CacheLayout | None = None,
 ) -> XlaEngine:
     """Moves the weights to the device, in the layout that it wants, and allocates the batch.
@@ -85,8 +94,15 @@ def place_on_device(
         layout: of the KV cache; None for what the device wants.
 
     Raises:
-        InvalidSettingError: the weights and the cache do not fit in memory together.
+        InvalidSettingError: an adapter does not fit the model, or the weights and the cache do not fit in memory
+            together.
     """
+    stacks = stack_adapters(loaded.model, adapters, loaded.dtype)
+    adapter_bytes = sum(stack.nbytes for stack in stacks.values())
+    for adapter in adapters:
+        logger.info(
+            f"LoRA adapter {adapter.name}: rank {adapter.largest_rank}, {len(adapter.updates)} layers"
+        )
     device = torch_xla.device()
     name = str(loaded.dtype).removeprefix("torch.")
     if on_cpu():
@@ -103,15 +119,21 @@ def place_on_device(
         state = initial_state(
             loaded.cache_shape, layout, batch_size, loaded.max_length, loaded.vocab_size, loaded.dtype, device
         )
+        on_device = {layer: stack.to(device) for layer, stack in stacks.items()}
         torch_xla.sync(wait=True)
     except RuntimeError as error:
         raise InvalidSettingError(
             f"HF_BATCH_SIZE={batch_size} and HF_SEQUENCE_LENGTH={loaded.max_length} need "
-            f"{cache_bytes(loaded, batch_size) / 2**30:.1f} GiB of KV cache, which does not fit beside the weights; "
-            f"lower one of them: {host.first_line(error)}"
+            f"{cache_bytes(loaded, batch_size) / 2**30:.1f} GiB of KV cache, which does not fit beside the weights "
+            f"and {adapter_bytes / 2**30:.1f} GiB of LoRA adapters; lower one of them, or load fewer adapters: "
+            f"{host.first_line(error)}"
         ) from error
-    limits = EngineLimits(batch_size, loaded.max_length, loaded.vocab_size, name, "xla", scores_prompts)
-    return XlaEngine(loaded.model, state, limits, strength, device)
+    model = AdaptedModel(loaded.model, on_device) if adapters else loaded.model
+    names = tuple(adapter.name for adapter in adapters)
+    limits = EngineLimits(
+        batch_size, loaded.max_length, loaded.vocab_size, name, "xla", scores_prompts, names
+    )
+    return XlaEngine(model, state, limits, strength, device)
 
 
 def cache_bytes(loaded: host.HostModel, batch_size: int) -> int:
