@@ -1,7 +1,11 @@
-"""The HTTP application: routes and error handlers."""
+"""The HTTP application: routes, who may call them, and error handlers."""
+
+import hmac
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -10,14 +14,30 @@ from tpu_tgi.router.body import RejectedBodyError, reject
 from tpu_tgi.router.context import RouterContext
 from tpu_tgi.router.errors import RequestError
 from tpu_tgi.router.json_response import error_response
+from tpu_tgi.router.openapi import document
+from tpu_tgi.router.operation import Handler
 from tpu_tgi.router.routes import OPERATIONS
 
 
 def make_app(context: RouterContext) -> Starlette:
-    """The routes of the stock router, as far as they are served."""
+    """The routes of the stock router, behind its API key and its rules for web pages (HTTP reference, 1.2)."""
+    settings = context.settings
     app = Starlette(
         routes=[
-            Route(operation.path, operation.handler, methods=[operation.method]) for operation in OPERATIONS
+            Route(
+                operation.path,
+                guarded(operation.handler, settings.api_key) if operation.needs_key else operation.handler,
+                methods=[operation.method],
+            )
+            for operation in OPERATIONS
+        ],
+        middleware=[
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_allow_origin or ("*",),
+                allow_methods=("GET", "POST"),
+                allow_headers=("content-type",),
+            )
         ],
         exception_handlers={
             RequestError: request_error,
@@ -28,7 +48,22 @@ def make_app(context: RouterContext) -> Starlette:
     )
     app.router.redirect_slashes = False
     app.state.context = context
+    app.state.openapi = document(OPERATIONS, guarded=settings.api_key is not None)
     return app
+
+
+def guarded(handler: Handler, api_key: str | None) -> Handler:
+    """The handler, for those who send the key; the others get an empty 401. The case of letters is ignored."""
+    if api_key is None:
+        return handler
+    expected = f"bearer {api_key.lower()}".encode()
+
+    async def check(request: Request) -> Response:
+        given = request.headers.get("authorization", "").lower().encode()
+        # It takes as long for a key that is almost right as for any other.
+        return await handler(request) if hmac.compare_digest(given, expected) else Response(status_code=401)
+
+    return check
 
 
 def request_error(_: Request, error: Exception) -> Response:
@@ -37,11 +72,15 @@ def request_error(_: Request, error: Exception) -> Response:
     return error_response(error)
 
 
-def http_error(_: Request, error: Exception) -> Response:
+def http_error(request: Request, error: Exception) -> Response:
     """An unknown path or a wrong method: the status alone, without a body."""
     if not isinstance(error, HTTPException):
         raise error
-    return Response(status_code=error.status_code, headers=error.headers)
+    if error.status_code != 405:
+        return Response(status_code=error.status_code)
+    methods = [operation.method for operation in OPERATIONS if operation.path == request.url.path]
+    allow = ",".join("GET,HEAD" if method == "GET" else method for method in methods)
+    return Response(status_code=405, headers={"allow": allow})
 
 
 def client_left(_: Request, error: Exception) -> Response:

@@ -25,8 +25,8 @@ class Operation:
         summary: one line for the documentation.
         body: the JSON that a POST takes; None if it takes none. What is not JSON, too large or of a wrong type is
             refused in plain text (400, 413, 415, 422), which need not be said here.
-        answer: the type of the JSON answer, as pydantic's TypeAdapter takes it; None is an empty answer, and str
-            is plain text.
+        answer: the type of the answer, as pydantic's TypeAdapter takes it; None is an empty answer.
+        media_type: of that answer.
         events: the type of each server-sent event, where the answer is (or with `stream` may be) a stream.
         errors: the statuses of answers in the JSON error object.
         needs_key: whether `--api-key` guards it.
@@ -38,6 +38,7 @@ class Operation:
     summary: str
     body: type[BaseModel] | None = None
     answer: Any = None
+    media_type: str = "application/json"
     events: Any = None
     errors: tuple[int, ...] = ()
     needs_key: bool = False

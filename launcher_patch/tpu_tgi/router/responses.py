@@ -43,7 +43,7 @@ def is_empty(value: Any) -> bool:
     return not value
 
 
-Logprob = Annotated[float, PlainSerializer(shortest_float32, return_type=float, when_used="json")]
+Logprob = Annotated[float, PlainSerializer(shortest_float32, return_type=float | None, when_used="json")]
 
 
 class ErrorBody(BaseModel):

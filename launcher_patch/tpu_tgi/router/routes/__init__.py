@@ -1,7 +1,7 @@
 """The HTTP routes, one module each. A new one is served and documented once it stands in `OPERATIONS`."""
 
 from tpu_tgi.router.operation import Operation
-from tpu_tgi.router.routes import compat, generate, generate_stream, health, info, metrics
+from tpu_tgi.router.routes import compat, docs, generate, generate_stream, health, info, metrics
 
 OPERATIONS: tuple[Operation, ...] = (
     compat.OPERATION,
@@ -10,4 +10,5 @@ OPERATIONS: tuple[Operation, ...] = (
     *health.OPERATIONS,
     info.OPERATION,
     metrics.OPERATION,
+    *docs.OPERATIONS,
 )

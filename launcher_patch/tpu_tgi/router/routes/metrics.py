@@ -11,4 +11,4 @@ async def metrics(request: Request) -> Response:
     return Response(context_of(request).metrics.text(), media_type="text/plain")
 
 
-OPERATION = Operation("GET", "/metrics", metrics, "Prometheus metrics", answer=str)
+OPERATION = Operation("GET", "/metrics", metrics, "Prometheus metrics", answer=str, media_type="text/plain")
