@@ -46,8 +46,12 @@ def serve(
     kv_cache_dtype: Annotated[str | None, typer.Option(help="Not supported.")] = None,
     trust_remote_code: TrustRemoteCode = False,
     max_input_tokens: Annotated[int | None, typer.Option(help="The longest prompt.")] = None,
-    otlp_endpoint: Annotated[str | None, typer.Option(help="Accepted; traces are not exported.")] = None,
-    otlp_service_name: Annotated[str | None, typer.Option(help="Accepted, like --otlp-endpoint.")] = None,
+    otlp_endpoint: Annotated[
+        str | None, typer.Option(help="Send OpenTelemetry traces to this collector (gRPC).")
+    ] = None,
+    otlp_service_name: Annotated[
+        str, typer.Option(help="The name under which they are sent.")
+    ] = ServeFlags.otlp_service_name,
     logger_level: LoggerLevel = "INFO",
     json_output: JsonOutput = False,
 ) -> None:
@@ -70,6 +74,8 @@ def serve(
                 dtype=dtype,
                 kv_cache_dtype=kv_cache_dtype,
                 max_input_tokens=max_input_tokens,
+                otlp_endpoint=otlp_endpoint,
+                otlp_service_name=otlp_service_name,
             ),
             os.environ,
         )
@@ -77,8 +83,6 @@ def serve(
             logger.warning(
                 "--trust-remote-code: code from a model's repository is never run, with or without it"
             )
-        if otlp_endpoint is not None:
-            logger.warning("--otlp-endpoint {}: traces are not exported", otlp_endpoint)
         exit_code = load_and_serve(settings)
     # Not sys.exit: a device call that outlived its grace, or a broken runtime, must not hold the process up.
     end_process(exit_code)
@@ -134,17 +138,21 @@ def load_and_serve(settings: Settings) -> int:
             strength=settings.watermark,
         )
     settings.check_max_input_tokens(loaded.engine.limits.max_length)
-    return server.run(
-        Shard(
-            generator=Generator(loaded.engine, loaded.tokenizer, loaded.eos_token_ids),
-            engine=loaded.engine,
-            skip_warmup=settings.skip_warmup,
-            end_token_id=min(loaded.eos_token_ids, default=0),
-            max_input_tokens=settings.max_input_tokens,
-            socket_path=settings.socket_path,
-            on_fatal=server.fail,
-        )
+    shard = Shard(
+        generator=Generator(loaded.engine, loaded.tokenizer, loaded.eos_token_ids),
+        engine=loaded.engine,
+        skip_warmup=settings.skip_warmup,
+        end_token_id=min(loaded.eos_token_ids, default=0),
+        max_input_tokens=settings.max_input_tokens,
+        socket_path=settings.socket_path,
+        on_fatal=server.fail,
     )
+    if settings.otlp_endpoint is None:
+        return server.run(shard)
+    from text_generation_server.tracing import traced_calls
+
+    with traced_calls(settings.otlp_endpoint, settings.otlp_service_name) as interceptor:
+        return server.run(shard, [interceptor])
 
 
 @contextmanager

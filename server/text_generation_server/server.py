@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import stat
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -46,13 +47,14 @@ class ShardServer:
         logger.error("Stopping, because the engine failed: {}: {}", type(error).__name__, error)
         self._stops.put(1)
 
-    def run(self, shard: Shard) -> int:
+    def run(self, shard: Shard, interceptors: Sequence[grpc.ServerInterceptor] = ()) -> int:
         """Serves until told to stop, and returns the exit code of the process: 0, or 1 after `fail`.
 
         The socket exists only while this runs: the launcher takes it for readiness (protocol section 6.4).
         """
         server = grpc.server(
             ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="rpc"),
+            interceptors=interceptors,
             options=[("grpc.max_receive_message_length", LARGEST_REQUEST)],
         )
         add_services(server, shard)

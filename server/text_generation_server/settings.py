@@ -24,9 +24,9 @@ class ServeFlags:
     speculate: int | None = None
     dtype: str | None = None
     kv_cache_dtype: str | None = None
-    trust_remote_code: bool = False
     max_input_tokens: int | None = None
     otlp_endpoint: str | None = None
+    otlp_service_name: str = "text-generation-inference.server"
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Settings:
         skip_warmup: debugging only: programs are compiled when they are first needed.
         prompt_logprobs: give the logprobs of prompts to requests that ask for them.
         watermark: strength of the watermarks that requests ask for.
+        otlp_endpoint: of a collector of OpenTelemetry traces; None: make none.
+        otlp_service_name: under which traces are sent.
     """
 
     model_id: str
@@ -56,6 +58,8 @@ class Settings:
     skip_warmup: bool = False
     prompt_logprobs: bool = False
     watermark: WatermarkStrength = field(default_factory=WatermarkStrength)
+    otlp_endpoint: str | None = None
+    otlp_service_name: str = ServeFlags.otlp_service_name
 
     def __post_init__(self) -> None:
         """Raises InvalidSettingError for a value, or a combination, that cannot be honoured."""
@@ -110,6 +114,8 @@ def read_settings(model_id: str, flags: ServeFlags, environment: Mapping[str, st
         skip_warmup=is_set(environment, "SKIP_WARMUP"),
         prompt_logprobs=is_set(environment, "REQUEST_LOGPROBS"),
         watermark=watermark(environment),
+        otlp_endpoint=flags.otlp_endpoint,
+        otlp_service_name=flags.otlp_service_name,
     )
 
 

@@ -21,9 +21,10 @@ SECONDS = 30
 
 
 def environment(variables: dict[str, str] | None = None) -> dict[str, str]:
-    """This process's, without what would set the shape of a shard, and with `variables`."""
+    """This process's and its modules, without what would set the shape of a shard, and with `variables`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "MAX_", "LOG_"))}
-    return kept | {"PYTHONPATH": str(TESTS), "HF_HUB_OFFLINE": "1"} | (variables or {})
+    modules = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
+    return kept | {"PYTHONPATH": modules, "HF_HUB_OFFLINE": "1"} | (variables or {})
 
 
 def spelling_checkpoint(directory: Path, *marks: str) -> Path:

@@ -1,0 +1,80 @@
+"""OpenTelemetry traces, as a collector receives them: over gRPC, read with OpenTelemetry's own messages."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
+from opentelemetry.proto.trace.v1 import trace_pb2 as otlp_trace
+
+from text_generation_server.pb import messages_pb2 as pb
+
+from .shard_process import connected, launcher_records, serving
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@dataclass
+class Collector(otlp_grpc.TraceServiceServicer):
+    """Keeps what it is sent."""
+
+    port: int = 0
+    received: list[Any] = field(default_factory=list)
+
+    def Export(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - gRPC's name
+        self.received.extend(request.resource_spans)
+        return otlp.ExportTraceServiceResponse()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    server = grpc.server(ThreadPoolExecutor(2))
+    otlp_grpc.add_TraceServiceServicer_to_server(collector, server)
+    collector.port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield collector
+    server.stop(None).wait()
+
+
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_each_call_is_a_span_below_that_of_the_router(
+    tmp_path: Path, collector: Collector, scheme: str
+) -> None:
+    flags = ["--otlp-endpoint", f"{scheme}127.0.0.1:{collector.port}", "--otlp-service-name", "my.service"]
+    with serving(tmp_path, *flags) as (process, path), connected(path) as stub:
+        stub.Info(pb.InfoRequest(), metadata=[("traceparent", f"00-{TRACE}-{PARENT}-01")])
+        with pytest.raises(grpc.RpcError, match="must not be empty"):
+            stub.Prefill(pb.PrefillRequest())
+        process.terminate()
+        assert process.wait(10) == 0
+    (resource,) = collector.received
+    names = {each.key: each.value.string_value for each in resource.resource.attributes}
+    assert names["service.name"] == "my.service"
+    info, refused = [span for scope in resource.scope_spans for span in scope.spans]
+    assert info.name == "/generate.v3.TextGenerationService/Info"
+    assert (info.trace_id.hex(), info.parent_span_id.hex()) == (TRACE, PARENT)
+    assert info.status.code == otlp_trace.Status.STATUS_CODE_UNSET
+    assert refused.status.code == otlp_trace.Status.STATUS_CODE_ERROR
+    assert "must not be empty" in refused.status.message
+
+
+def test_a_collector_that_cannot_be_reached_holds_nothing_up_and_is_mentioned(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, "--json-output", "--otlp-endpoint", "http://127.0.0.1:1") as (process, path),
+        connected(path) as stub,
+    ):
+        stub.Info(pb.InfoRequest())
+        started = time.monotonic()
+        process.terminate()
+        stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert time.monotonic() - started < 10
+    assert any("127.0.0.1:1" in text for _, text in launcher_records(stdout))
+    assert stderr == ""
