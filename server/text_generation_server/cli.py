@@ -13,7 +13,7 @@ import typer
 from loguru import logger
 
 from text_generation_server.errors import InvalidSettingError, UnsupportedModelError
-from text_generation_server.hub import ignore_hf_transfer, model_directory
+from text_generation_server.hub import adapter_directory, ignore_hf_transfer, model_directory
 from text_generation_server.settings import ServeFlags, Settings, read_settings
 from text_generation_server.telemetry import configure_logging, intercept_transformers
 
@@ -59,6 +59,8 @@ def serve(
 
     The static shape comes from the environment: HF_BATCH_SIZE or MAX_BATCH_SIZE (4 if not set), and
     HF_SEQUENCE_LENGTH or MAX_TOTAL_TOKENS (what the model allows, at most 2048, if not set).
+    LORA_ADAPTERS has the LoRA adapters that requests may choose: several, with commas, of id, name=directory
+    or name=id@revision.
     SKIP_WARMUP=1, for debugging only, compiles each program when it is first needed.
     """
     with errors_end_the_process():
@@ -95,18 +97,23 @@ def download_weights(
     extension: Annotated[str, typer.Option(help="Only .safetensors is supported.")] = ".safetensors",
     trust_remote_code: TrustRemoteCode = False,
     merge_lora: Annotated[
-        bool, typer.Option("--merge-lora", help="Accepted: always passed, and there is no adapter to merge.")
+        bool,
+        typer.Option(
+            "--merge-lora",
+            help="Accepted; a LoRA adapter is loaded beside its model, and never merged into it.",
+        ),
     ] = False,
     logger_level: LoggerLevel = "INFO",
     json_output: JsonOutput = False,
 ) -> None:
-    """Download a model from the hub, unless it is a local directory or cached."""
+    """Download a model or a LoRA adapter from the hub, unless it is a local directory or cached."""
     with errors_end_the_process():
         configure_logging(logger_level, json_output=json_output)
         if extension != ".safetensors":
             raise InvalidSettingError(f"--extension must be .safetensors. Given: {extension}")
         ignore_hf_transfer()
-        logger.info("{} is in {}", model_id, model_directory(model_id, revision, os.environ))
+        directory = model_directory(model_id, revision, os.environ, or_adapter=True)
+        logger.info("{} is in {}", model_id, directory)
 
 
 def load_and_serve(settings: Settings) -> int:
@@ -122,6 +129,10 @@ def load_and_serve(settings: Settings) -> int:
     for name in DISTRIBUTED_VARIABLES:
         os.environ.pop(name, None)
     directory = model_directory(settings.model_id, settings.revision, os.environ)
+    adapters = [
+        (adapter.name, adapter_directory(adapter.source, adapter.revision, os.environ))
+        for adapter in settings.adapters
+    ]
     intercept_transformers()
 
     from text_generation_server.engine.xla.load import load_engine
@@ -136,6 +147,7 @@ def load_and_serve(settings: Settings) -> int:
             dtype=settings.dtype,
             scores_prompts=settings.prompt_logprobs,
             strength=settings.watermark,
+            adapters=adapters,
         )
     settings.check_max_input_tokens(loaded.engine.limits.max_length)
     shard = Shard(

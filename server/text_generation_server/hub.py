@@ -15,31 +15,68 @@ WANTED = ("*.json", "*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jinja"
 """Configuration, weights, tokenizers and chat templates: no pickles, and no code."""
 
 
-def model_directory(model_id: str, revision: str | None, environment: Mapping[str, str]) -> Path:
+MODEL, ADAPTER = "config.json", "adapter_config.json"
+"""The configuration without which a directory holds no model, or no LoRA adapter."""
+
+
+def model_directory(
+    model_id: str, revision: str | None, environment: Mapping[str, str], *, or_adapter: bool = False
+) -> Path:
     """The directory of a model, downloaded first if it is not here.
 
     In this order: WEIGHTS_CACHE_OVERRIDE, if it holds a model itself (Inference Endpoints mount one there);
     `model_id`, if it is a directory; the hub's cache, which WEIGHTS_CACHE_OVERRIDE or HUGGINGFACE_HUB_CACHE
     may move; the hub, with HF_TOKEN. A model that is cached whole is used without asking the hub.
 
+    With `or_adapter`, a LoRA adapter will do: launchers download both with one command.
+
     Raises UnsupportedModelError if there is no such model, it has no safetensors, or it cannot be downloaded.
     """
     override = environment.get("WEIGHTS_CACHE_OVERRIDE")
-    if override and (Path(override) / "config.json").is_file():
+    if override and (Path(override) / MODEL).is_file():
         logger.info("Using the model in WEIGHTS_CACHE_OVERRIDE={}", override)
         return checked(Path(override), model_id)
-    if Path(model_id).is_dir():
-        return checked(Path(model_id), model_id)
-    cache = override or environment.get("HUGGINGFACE_HUB_CACHE") or None
-    cached = cached_directory(model_id, revision, cache)
+    directory = stored_directory(model_id, revision, override or environment.get("HUGGINGFACE_HUB_CACHE"))
+    return directory if or_adapter and is_adapter(directory) else checked(directory, model_id)
+
+
+def adapter_directory(source: str, revision: str | None, environment: Mapping[str, str]) -> Path:
+    """The directory of a LoRA adapter, found like that of a model; what is in it is checked when it is read.
+
+    WEIGHTS_CACHE_OVERRIDE counts only if it is a cache, and not a model itself.
+
+    Raises UnsupportedModelError if there is no such adapter, it has no safetensors, or it cannot be downloaded.
+    """
+    override = environment.get("WEIGHTS_CACHE_OVERRIDE")
+    if override and (Path(override) / MODEL).is_file():
+        override = None
+    if revision is not None and Path(source).is_dir():
+        logger.warning("LORA_ADAPTERS: {} is a directory, so revision {} means nothing", source, revision)
+    return stored_directory(source, revision, override or environment.get("HUGGINGFACE_HUB_CACHE"))
+
+
+def stored_directory(name: str, revision: str | None, cache: str | None) -> Path:
+    """`name` itself if it is a directory, else its snapshot in the cache (None: the default), downloaded if need be."""
+    if Path(name).is_dir():
+        return Path(name)
+    cached = cached_directory(name, revision, cache)
     if cached is not None:
-        logger.info("Using the files of {} in {}", model_id, cached)
+        logger.info("Using the files of {} in {}", name, cached)
         return cached
-    return checked(download(model_id, revision, cache), model_id)
+    return download(name, revision, cache)
+
+
+def is_adapter(directory: Path) -> bool:
+    return (directory / ADAPTER).is_file() and not (directory / MODEL).is_file()
 
 
 def checked(directory: Path, model_id: str) -> Path:
     """The directory itself. Raises UnsupportedModelError that names the first file that is missing."""
+    if is_adapter(directory):
+        base = json.loads((directory / ADAPTER).read_text()).get("base_model_name_or_path")
+        raise UnsupportedModelError(
+            f"{model_id} is a LoRA adapter and no model. Use --model-id {base} with --lora-adapters {model_id}"
+        )
     if missing := missing_file(directory):
         raise UnsupportedModelError(
             f"{model_id} cannot be served: {directory} has no {missing}. The server needs config.json, the "
@@ -49,9 +86,9 @@ def checked(directory: Path, model_id: str) -> Path:
 
 
 def missing_file(directory: Path) -> str | None:
-    """The name of a file without which the model cannot be loaded, or None."""
-    if not (directory / "config.json").is_file():
-        return "config.json"
+    """The name of a file without which the model, or the adapter, cannot be loaded, or None."""
+    if not (directory / MODEL).is_file() and not (directory / ADAPTER).is_file():
+        return MODEL
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
@@ -74,7 +111,7 @@ def cached_directory(model_id: str, revision: str | None, cache: str | None) -> 
                 revision=revision,
                 cache_dir=cache,
                 local_files_only=True,
-                allow_patterns="config.json",
+                allow_patterns=[MODEL, ADAPTER],
             )
         )
     except LocalEntryNotFoundError:
@@ -114,6 +151,11 @@ def download(model_id: str, revision: str | None, cache: str | None) -> Path:
         siblings = HfApi().model_info(model_id, revision=revision, files_metadata=True).siblings or []
         sizes = {sibling.rfilename: sibling.size or 0 for sibling in siblings}
         files = sorted(filter(is_wanted, sizes), key=lambda file: (file.endswith(".safetensors"), file))
+        if "adapter_model.bin" in sizes and "adapter_model.safetensors" not in sizes:
+            raise UnsupportedModelError(
+                f"{where} has adapter_model.bin on the hub, and pickles are not read. Load it with PEFT, and save it "
+                "with safe_serialization=True"
+            )
         if not any(file.endswith(".safetensors") for file in files):
             raise UnsupportedModelError(
                 f"{where} has no *.safetensors on the hub, and other formats are not read. Use another model"

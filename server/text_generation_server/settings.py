@@ -1,6 +1,7 @@
 """Flags and environment variables -> one validated object (the launcher's contract, protocol section 6)."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -30,6 +31,21 @@ class ServeFlags:
 
 
 @dataclass(frozen=True)
+class AdapterSource:
+    """A LoRA adapter to load.
+
+    Attributes:
+        name: what requests call it.
+        source: a local directory, or the name of a repository on the hub.
+        revision: branch, tag or commit on the hub; None is the default branch.
+    """
+
+    name: str
+    source: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
 class Settings:
     """What the shard is asked to serve, and in which static shape.
 
@@ -46,6 +62,7 @@ class Settings:
         watermark: strength of the watermarks that requests ask for.
         otlp_endpoint: of a collector of OpenTelemetry traces; None: make none.
         otlp_service_name: under which traces are sent.
+        adapters: LoRA adapters that requests may choose.
     """
 
     model_id: str
@@ -60,6 +77,7 @@ class Settings:
     watermark: WatermarkStrength = field(default_factory=WatermarkStrength)
     otlp_endpoint: str | None = None
     otlp_service_name: str = ServeFlags.otlp_service_name
+    adapters: tuple[AdapterSource, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises InvalidSettingError for a value, or a combination, that cannot be honoured."""
@@ -116,6 +134,7 @@ def read_settings(model_id: str, flags: ServeFlags, environment: Mapping[str, st
         watermark=watermark(environment),
         otlp_endpoint=flags.otlp_endpoint,
         otlp_service_name=flags.otlp_service_name,
+        adapters=lora_adapters(environment.get("LORA_ADAPTERS", "")),
     )
 
 
@@ -140,11 +159,6 @@ def refuse_unsupported(flags: ServeFlags, environment: Mapping[str, str]) -> Non
             f"--kv-cache-dtype {flags.kv_cache_dtype} is not supported: the KV cache has the dtype "
             "of the weights. Leave it out, and use --dtype for both"
         )
-    if environment.get("LORA_ADAPTERS"):
-        raise InvalidSettingError(
-            f"LORA_ADAPTERS={environment['LORA_ADAPTERS']} (--lora-adapters) is not supported. Merge the "
-            "adapter into the model's weights, and leave it out"
-        )
     for name, flag in (("ROPE_SCALING", "--rope-scaling"), ("ROPE_FACTOR", "--rope-factor")):
         if environment.get(name):
             raise InvalidSettingError(
@@ -167,6 +181,29 @@ def one_integer(environment: Mapping[str, str], first: str, second: str) -> int 
             "them, or both to the same value"
         )
     return next(iter(values.values()), None)
+
+
+def lora_adapters(value: str) -> tuple[AdapterSource, ...]:
+    """LORA_ADAPTERS, in TGI's format: several of `source` or `name=source`, each with `@revision` or without.
+
+    Raises InvalidSettingError for what has another format, and for names that occur twice.
+    """
+    adapters: list[AdapterSource] = []
+    for part in value.split(",") if value else []:
+        match = re.fullmatch(r"([^=@]+)(?:=([^=@]+))?(?:@([^=@]+))?", part.strip())
+        if match is None:
+            raise InvalidSettingError(
+                f"LORA_ADAPTERS (--lora-adapters) has {part.strip()!r}, which is not of the form source, "
+                f"name=source or name=source@revision, for example sql=/adapters/sql. Given: {value}"
+            )
+        name, source, revision = match.groups()
+        if name in [other.name for other in adapters]:
+            raise InvalidSettingError(
+                f"LORA_ADAPTERS (--lora-adapters) names {name} twice. Give the second another name: "
+                f"{name}-2={source or name}"
+            )
+        adapters.append(AdapterSource(name, source or name, revision))
+    return tuple(adapters)
 
 
 def watermark(environment: Mapping[str, str]) -> WatermarkStrength:

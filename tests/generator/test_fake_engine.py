@@ -112,3 +112,19 @@ def test_a_broken_engine_says_so() -> None:
     engine.break_down("the device is gone")
     with pytest.raises(RuntimeError, match="the device is gone"):
         engine.check_health()
+
+
+def test_slots_with_different_adapters_get_different_tokens() -> None:
+    engine = FakeEngine(next_token=sum, batch_size=3, adapters=("one", "two"), scores_prompts=True)
+    for slot, adapter in enumerate([None, "one", "two"]):
+        engine.prefill(slot, [1, 2], GREEDY, adapter=adapter)
+    assert engine.decode().read().token_ids == [6, 8, 10]
+    engine.release(2)
+    engine.prefill(2, [1, 2], GREEDY)
+    assert engine.decode().read().token_ids == [12, 16, 6]
+    assert engine.score_prompt([1, 2]) != engine.score_prompt([1, 2], "one")
+
+
+def test_an_adapter_must_be_loaded() -> None:
+    with pytest.raises(ValueError, match="no adapter 'one'"):
+        FakeEngine().prefill(0, [1], GREEDY, adapter="one")

@@ -81,7 +81,7 @@ def test_an_unsupported_model_is_refused_with_the_list_of_what_works(tmp_path: P
 @pytest.mark.parametrize(
     ("flags", "variables", "message"),
     [
-        (["--lora-adapters", "mine=/adapters/mine"], {}, "--lora-adapters) is not supported"),
+        (["--lora-adapters", "mine=/adapters/mine"], {}, "/adapters/mine is neither a directory here nor"),
         (["--num-shard", "2"], {}, "More than one shard is not supported"),
         (["--max-batch-size", "2"], {"HF_BATCH_SIZE": "4"}, "HF_BATCH_SIZE=4 and MAX_BATCH_SIZE=2"),
         ([], {"HF_SEQUENCE_LENGTH": "64"}, "HF_SEQUENCE_LENGTH=64 and MAX_TOTAL_TOKENS=128"),

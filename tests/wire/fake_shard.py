@@ -5,6 +5,7 @@ A prompt with BREAK breaks the engine; one with SLOW takes a second for each ste
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +28,7 @@ def load_engine(
     batch_size: int,
     max_length: int | None,
     scores_prompts: bool,
+    adapters: Sequence[tuple[str, Path]],
     **only_for_a_model: object,
 ) -> LoadedEngine:
     # Not earlier, since transformers and huggingface_hub read the environment when they are imported.
@@ -42,6 +44,7 @@ def load_engine(
         max_length=max_length or 128,
         vocab_size=len(spelling_tokenizer()),
         scores_prompts=scores_prompts,
+        adapters=tuple(name for name, _ in adapters),
     )
     return LoadedEngine(engine, spelling_tokenizer(), frozenset({eos_id()}))
 

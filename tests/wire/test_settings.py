@@ -6,7 +6,7 @@ import pytest
 
 from text_generation_server.errors import InvalidSettingError
 from text_generation_server.sampling.parameters import WatermarkStrength
-from text_generation_server.settings import ServeFlags, Settings, read_settings
+from text_generation_server.settings import AdapterSource, ServeFlags, Settings, read_settings
 
 
 def settings(environment: dict[str, str] | None = None, **flags: Any) -> Settings:
@@ -90,7 +90,14 @@ def test_the_longest_prompt_may_come_from_the_launchers_environment_and_a_flag_w
         ({}, {"uds_path": "/tmp/" + "x" * 110}, ["--uds-path is too long"]),
         ({"WORLD_SIZE": "8"}, {}, ["--num-shard 1"]),
         ({"NUM_SHARD": "2"}, {}, ["--num-shard 1"]),
-        ({"LORA_ADAPTERS": "some/adapter"}, {}, ["LORA_ADAPTERS=some/adapter"]),
+        (
+            {"LORA_ADAPTERS": "a=b=c"},
+            {},
+            ["LORA_ADAPTERS (--lora-adapters) has 'a=b=c'", "sql=/adapters/sql"],
+        ),
+        ({"LORA_ADAPTERS": "a@1@2"}, {}, ["has 'a@1@2'"]),
+        ({"LORA_ADAPTERS": "a,,b"}, {}, ["has ''", "Given: a,,b"]),
+        ({"LORA_ADAPTERS": "a,b,a=/c"}, {}, ["names a twice", "a-2=/c"]),
         ({"ROPE_SCALING": "dynamic"}, {}, ["ROPE_SCALING=dynamic", "--rope-scaling"]),
         ({"ROPE_FACTOR": "2.0"}, {}, ["ROPE_FACTOR=2.0", "--rope-factor"]),
         ({"WATERMARK_GAMMA": "1.5"}, {}, ["WATERMARK_GAMMA", "1.5", "0.5"]),
@@ -105,6 +112,19 @@ def test_what_cannot_be_honoured_is_refused_by_name(
         settings(environment, **flags)
     for words in named:
         assert words in str(refusal.value)
+
+
+def test_adapters_come_in_the_launchers_format() -> None:
+    # TGI v3.3.7, utils/adapter.py: id, name=path, name=path@revision, and id@revision in the launcher.
+    assert settings(
+        {"LORA_ADAPTERS": "org/sql, law=/adapters/law,org/chat@v2,en=org/english@main"}
+    ).adapters == (
+        AdapterSource("org/sql", "org/sql"),
+        AdapterSource("law", "/adapters/law"),
+        AdapterSource("org/chat", "org/chat", "v2"),
+        AdapterSource("en", "org/english", "main"),
+    )
+    assert settings({}).adapters == ()
 
 
 def test_what_launchers_always_set_is_no_wish() -> None:
