@@ -44,7 +44,10 @@ class LiveRequest:
 
 @dataclass
 class FakeShard:
-    """The servicer. Every violation is kept in `violations`; calls are kept as (name, what it was about)."""
+    """The servicer. Every violation is kept in `violations`; calls are kept as (name, what it was about).
+
+    While `hold_at` is set, steps wait once so many calls have been made.
+    """
 
     socket_path: str
     batch_size: int = 4
@@ -53,6 +56,7 @@ class FakeShard:
     requires_padding: bool = False
     step_seconds: float = 0.0
     broken: bool = False
+    hold_at: int | None = None
     calls: list[tuple[str, Any]] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     requests: list[pb.Request] = field(default_factory=list)
@@ -201,7 +205,7 @@ class FakeShard:
         else:
             require(not (self.support_chunking and self._batches), "no cached_batch while one is running")
         new = [self.admit(message) for message in request.batch.requests]
-        await asyncio.sleep(self.step_seconds)
+        await self.step()
         fail_if_asked("fail-prefill", new)
         self._batches[batch_id] = [*cached, *new]
         response = pb.PrefillResponse(generations=[self.advance(live) for live in [*cached, *new]])
@@ -214,7 +218,7 @@ class FakeShard:
         require(set(ids) == set(self._batches), f"Decode of {ids}, held are {list(self._batches)}")
         rows = [live for batch in request.batches for live in self.take(batch)]
         require(not any(live.finished for live in rows), "Decode of a finished request")
-        await asyncio.sleep(self.step_seconds)
+        await self.step()
         fail_if_asked("fail-decode", rows)
         self._batches[ids[0]] = rows
         response = pb.DecodeResponse(generations=[self.advance(live) for live in rows])
@@ -227,6 +231,11 @@ class FakeShard:
         if self.broken:
             raise RuntimeError("the engine is broken")
         return pb.PrefillResponse()
+
+    async def step(self) -> None:
+        while self.hold_at is not None and len(self.calls) >= self.hold_at:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(self.step_seconds)
 
     def known(self, batch_id: int) -> list[LiveRequest]:
         require(batch_id in self._batches, f"Batch ID {batch_id} not found in cache.")
