@@ -49,7 +49,7 @@ def byte_pairs() -> Any:
 
     Any text can be cut into its tokens at any byte. It only decodes.
     """
-    shown = _byte_level_alphabet()
+    shown = byte_level_alphabet()
     vocabulary = {shown[byte]: byte for byte in range(256)}
     vocabulary |= {shown[a] + shown[b]: 256 + 256 * a + b for a, b in product(range(256), repeat=2)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -123,7 +123,8 @@ def _wrapped(tokenizer: Any, **names: str) -> Any:
     )
 
 
-def _byte_level_alphabet() -> list[str]:
+@cache
+def byte_level_alphabet() -> list[str]:
     """The character that stands for each byte in byte-level vocabularies, from the library's own encoder."""
     encode = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str
     shown: dict[int, str] = {}

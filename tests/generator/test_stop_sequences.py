@@ -1,12 +1,22 @@
 """Stop sequences are found wherever they end, by the plain slow reference."""
 
+from typing import Any
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from generator import small_tokenizers
+from generator.conftest import request
+from generator.reciter import known_characters, reciting_generator
 from generator.reference import first_end
+from generator.small_tokenizers import SENTENCES
 from text_generation_server.errors import InvalidRequestError
+from text_generation_server.requests import FinishReason
 from text_generation_server.text import StopSequences
+
+ROUTERS_LIMIT = 4
+"""Stop sequences of one request, by default (--max-stop-sequences)."""
 
 LETTERS = "abé😀\n"
 
@@ -24,7 +34,7 @@ def cut_text(pieces: list[str], stops: list[str]) -> tuple[str, int] | None:
 @settings(deadline=None)
 @given(
     pieces=st.lists(st.text(LETTERS, max_size=6), max_size=20),
-    stops=st.lists(st.text(LETTERS, min_size=1, max_size=7), max_size=4),
+    stops=st.lists(st.text(LETTERS, min_size=1, max_size=7), max_size=ROUTERS_LIMIT),
 )
 @example(pieces=["aab", "ab"], stops=["abab"])
 @example(pieces=["abab"], stops=["bab", "aba", "ab"])
@@ -56,3 +66,32 @@ def test_without_stop_sequences_nothing_is_found() -> None:
 def test_an_empty_stop_sequence_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequestError, match="`stop` must not contain an empty string"):
         StopSequences(["end", ""])
+
+
+@pytest.mark.parametrize(
+    "make", [small_tokenizers.byte_level, small_tokenizers.byte_fallback, small_tokenizers.metaspace]
+)
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(data=st.data(), document=st.sampled_from(SENTENCES), seed=st.integers(0, 1000))
+def test_an_answer_ends_with_the_first_of_its_stop_sequences_however_it_is_tokenised(
+    make: Any, data: st.DataObject, document: str, seed: int
+) -> None:
+    """Anywhere in the text, across tokens and within them, also where a character is several tokens."""
+    tokenizer = make()
+    whole = known_characters(tokenizer, document)
+    prompt, rest = whole[:3], whole[3:]
+    starts = data.draw(st.lists(st.integers(0, len(rest) - 1), min_size=1, max_size=ROUTERS_LIMIT - 1))
+    stops = [rest[start : start + data.draw(st.integers(1, 30))] for start in starts]
+    stops.append("this never occurs")
+    asked = request(0, prompt, max_new_tokens=1000, stop_sequences=tuple(data.draw(st.permutations(stops))))
+    generator = reciting_generator(tokenizer, whole, seed)
+    outcome = generator.prefill(0, [asked])
+    generations = list(outcome.generations)
+    while outcome.batch is not None:
+        outcome = generator.decode([0])
+        generations += outcome.generations
+    end = generations[-1].finished
+    assert end is not None
+    assert end.text == rest[: first_end(rest, stops)]
+    assert end.text == "".join(generation.token.text for generation in generations)
+    assert end.finish_reason is FinishReason.STOP_SEQUENCE
