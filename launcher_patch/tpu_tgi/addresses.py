@@ -24,10 +24,11 @@ def reserve(hostname: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((address, port))
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         listener.close()
+        reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidSettingError(
-            f"`--hostname {hostname} --port {port}` cannot be used: {error.strerror}. "
+            f"`--hostname {hostname} --port {port}` cannot be used: {reason}. "
             "Stop what uses it, or give another `--port`"
         ) from error
     return listener

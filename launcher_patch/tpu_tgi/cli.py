@@ -1,176 +1,80 @@
-"""The command `tpu-tgi`: the stock launcher's options, as far as the embedded parts serve them."""
+"""The command `tpu-tgi`: two numbers and the stock launcher's options -> the stock programs, or the embedded ones."""
 
-import asyncio
 import os
-import sys
-from enum import StrEnum
-from typing import Annotated
+from typing import Any, NoReturn, Protocol
 
 import typer
+from typer.core import TyperCommand
 
 from text_generation_server.errors import InvalidSettingError
-from tpu_tgi.launcher import launch
-from tpu_tgi.logs import LEVELS, configure
-from tpu_tgi.router.settings import RouterSettings
-from tpu_tgi.settings import LauncherSettings, agreed, check_lengths
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-class Dtype(StrEnum):
-    """What the shard can be asked for."""
-
-    FLOAT16 = "float16"
-    BFLOAT16 = "bfloat16"
-    FLOAT32 = "float32"
+from text_generation_server.router_limits import WireVersion
+from tpu_tgi.dry_run import memory_section, numbers_section
+from tpu_tgi.embedded import EmbeddedLaunch
+from tpu_tgi.options.command import Choices, command
+from tpu_tgi.options.numbers import given_numbers
+from tpu_tgi.parameters.derivation import derive
+from tpu_tgi.parameters.model import Checkpoint
+from tpu_tgi.stock.help import stock_help
+from tpu_tgi.stock.launch import StockLaunch
+from tpu_tgi.stock.programs import StockPrograms
 
 
-SERVER, LIMITS, LOG = "Server", "Limits", "Log"
+class Launch(Protocol):
+    """A service that is ready to be started."""
+
+    def describe(self) -> list[str]:
+        """What would be started, for `--dry-run`."""
+        ...
+
+    def start(self, remarks: tuple[str, ...]) -> NoReturn:
+        """Logs the remarks, and becomes the service."""
+        ...
 
 
-@app.command()
-def main(
-    model_id: Annotated[
-        str,
-        typer.Option(
-            envvar="MODEL_ID", help="Local directory or hub id of the model.", rich_help_panel=SERVER
-        ),
-    ],
-    revision: Annotated[
-        str | None,
-        typer.Option(envvar="REVISION", help="Branch, tag or commit of a hub model.", rich_help_panel=SERVER),
-    ] = None,
-    dtype: Annotated[
-        Dtype | None, typer.Option(envvar="DTYPE", help="Of weights and KV cache.", rich_help_panel=SERVER)
-    ] = None,
-    hostname: Annotated[
-        str, typer.Option(envvar="HOSTNAME", help="IP address to serve on.", rich_help_panel=SERVER)
-    ] = "0.0.0.0",
-    port: Annotated[
-        int, typer.Option("--port", "-p", envvar="PORT", min=0, max=65535, rich_help_panel=SERVER)
-    ] = 3000,
-    shard_uds_path: Annotated[
-        str,
-        typer.Option(
-            "--shard-uds-path",
-            "--uds-path",
-            envvar="SHARD_UDS_PATH",
-            help="Socket between router and shard; the rank is appended.",
-            rich_help_panel=SERVER,
-        ),
-    ] = "/tmp/text-generation-server",
-    graceful_termination_timeout: Annotated[
-        int,
-        typer.Option(
-            envvar="GRACEFUL_TERMINATION_TIMEOUT",
-            min=1,
-            help="Seconds that running answers have on SIGTERM, and then the shard.",
-            rich_help_panel=SERVER,
-        ),
-    ] = 90,
-    max_batch_size: Annotated[
-        int | None,
-        typer.Option(
-            envvar="MAX_BATCH_SIZE",
-            min=1,
-            help="Requests in the static batch; also HF_BATCH_SIZE. The shard decides if not given.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = None,
-    max_total_tokens: Annotated[
-        int | None,
-        typer.Option(
-            envvar="MAX_TOTAL_TOKENS",
-            min=2,
-            help="Tokens of prompt and answer; also HF_SEQUENCE_LENGTH. The shard decides if not given.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = None,
-    max_input_tokens: Annotated[
-        int | None,
-        typer.Option(
-            envvar="MAX_INPUT_TOKENS",
-            min=1,
-            help="Tokens of the longest prompt. The shard decides if not given.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = None,
-    max_batch_prefill_tokens: Annotated[
-        int | None,
-        typer.Option(
-            envvar="MAX_BATCH_PREFILL_TOKENS",
-            min=1,
-            help="Prompt tokens in one prefill. One longest prompt if not given.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = None,
-    max_concurrent_requests: Annotated[
-        int,
-        typer.Option(
-            envvar="MAX_CONCURRENT_REQUESTS",
-            min=1,
-            help="Requests that run or wait; more are refused with status 429.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = 128,
-    max_best_of: Annotated[int, typer.Option(envvar="MAX_BEST_OF", min=1, rich_help_panel=LIMITS)] = 2,
-    max_stop_sequences: Annotated[
-        int, typer.Option(envvar="MAX_STOP_SEQUENCES", min=0, rich_help_panel=LIMITS)
-    ] = 4,
-    max_top_n_tokens: Annotated[
-        int, typer.Option(envvar="MAX_TOP_N_TOKENS", min=0, rich_help_panel=LIMITS)
-    ] = 5,
-    payload_limit: Annotated[
-        int, typer.Option(envvar="PAYLOAD_LIMIT", min=1, help="Bytes of a request.", rich_help_panel=LIMITS)
-    ] = 2_000_000,
-    validation_workers: Annotated[
-        int,
-        typer.Option(
-            envvar="VALIDATION_WORKERS", min=1, help="Threads that tokenise prompts.", rich_help_panel=LIMITS
-        ),
-    ] = 2,
-    json_output: Annotated[
-        bool, typer.Option("--json-output", envvar="JSON_OUTPUT", help="Log as JSON.", rich_help_panel=LOG)
-    ] = False,
-    log_level: Annotated[
-        str, typer.Option(envvar="LOG_LEVEL", help="Of launcher, router and shard.", rich_help_panel=LOG)
-    ] = "INFO",
-) -> None:
-    """Serve a model over HTTP: starts the shard, waits until it is warm, and batches requests for it.
+class Command(TyperCommand):
+    """`--help` goes on with the stock launcher's, where there is one."""
 
-    Every option can also be given as an environment variable in capitals.
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        typer.echo(stock_help(os.environ))
+
+
+def main(choices: Choices) -> None:
+    """Serve a model over HTTP.
+
+    Give HF_BATCH_SIZE (requests that run at once) and HF_SEQUENCE_LENGTH (tokens of a prompt and its answer
+    together), or neither: all other numbers follow. Every option can also be given as an environment variable in
+    capitals. If TGI's own launcher and router are in PATH, they do the work, and also get the options that are not
+    listed here; otherwise a launcher and a router in Python do.
     """
-    level = log_level.upper()
     try:
-        if level not in LEVELS:
-            raise InvalidSettingError(f"`--log-level {log_level}` must be one of {', '.join(LEVELS)}")
-        router = RouterSettings(
-            model_id=model_id,
-            revision=revision,
-            max_concurrent_requests=max_concurrent_requests,
-            max_best_of=max_best_of,
-            max_stop_sequences=max_stop_sequences,
-            max_top_n_tokens=max_top_n_tokens,
-            max_input_tokens=max_input_tokens,
-            max_total_tokens=agreed("--max-total-tokens", max_total_tokens, "HF_SEQUENCE_LENGTH", os.environ),
-            max_batch_prefill_tokens=max_batch_prefill_tokens,
-            max_batch_size=agreed("--max-batch-size", max_batch_size, "HF_BATCH_SIZE", os.environ),
-            payload_limit=payload_limit,
-            validation_workers=validation_workers,
-            compute_type=os.environ.get("COMPUTE_TYPE"),
-        )
-        check_lengths(router)
+        run(choices)
     except InvalidSettingError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
-    configure(level, json_output)
-    settings = LauncherSettings(
-        router=router,
-        dtype=dtype.value if dtype else None,
-        hostname=hostname,
-        port=port,
-        shard_uds_path=shard_uds_path,
-        logger_level=level,
-        graceful_termination_timeout=graceful_termination_timeout,
+
+
+def run(choices: Choices) -> None:
+    """Becomes the service, or prints what it would be. Raises InvalidSettingError."""
+    values = choices.values
+    programs = None if values["embedded"] else StockPrograms.find(choices.environment)
+    given = given_numbers(choices)
+    checkpoint = Checkpoint.find(values["model_id"], values["revision"], choices.shard_environment)
+    parameters = derive(
+        given,
+        positions=checkpoint.positions if checkpoint else None,
+        wire=programs.wire if programs else WireVersion.V3,
+        needs_lengths=programs is not None and programs.router_needs_lengths,
     )
-    sys.exit(asyncio.run(launch(settings)))
+    launch: Launch
+    if programs is not None:
+        launch = StockLaunch.prepare(programs, choices, parameters)
+    else:
+        launch = EmbeddedLaunch.prepare(choices, parameters)
+    if not values["dry_run"]:
+        launch.start(parameters.remarks)
+    lines = numbers_section(parameters, given) + memory_section(parameters, checkpoint, values["dtype"])
+    typer.echo("\n".join(lines + launch.describe()))
+
+
+app = command(main, os.environ, Command)

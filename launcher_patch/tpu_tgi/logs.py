@@ -5,6 +5,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from text_generation_server.errors import InvalidSettingError
+
 # The stock launcher's levels, which are also the shard's.
 LEVELS = {
     "TRACE": logging.DEBUG,
@@ -50,6 +52,18 @@ def timestamp(record: logging.LogRecord) -> str:
     return f"{moment.isoformat(timespec='microseconds')}Z"
 
 
+def level_of(filter_text: str) -> str:
+    """The level that `--log-level` means, in capitals; of several, as in `info,text_generation_router=debug`, the
+    most talkative, for there is one log here. Raises InvalidSettingError for anything else."""
+    levels = [part.rpartition("=")[2].strip().upper() for part in filter_text.split(",")]
+    for level in levels:
+        if level not in LEVELS:
+            raise InvalidSettingError(
+                f"`--log-level {filter_text}` must be one of {', '.join(LEVELS)}: `--log-level INFO` would work"
+            )
+    return min(levels, key=lambda level: LEVELS[level])
+
+
 def configure(level: str, json_output: bool) -> None:
     """Everything that this process logs, libraries included, goes through one handler."""
     logging.addLevelName(logging.WARNING, "WARN")
@@ -59,3 +73,9 @@ def configure(level: str, json_output: bool) -> None:
     # These speak of every connection and every file at level INFO.
     for chatty in ("uvicorn", "httpx", "httpx2", "httpcore", "urllib3"):
         logging.getLogger(chatty).setLevel(max(LEVELS[level], logging.WARNING))
+
+
+def log_remarks(remarks: tuple[str, ...]) -> None:
+    """What was found while the options were read, before there was a log."""
+    for remark in remarks:
+        logging.getLogger("tpu_tgi").warning("%s", remark)

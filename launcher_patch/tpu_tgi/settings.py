@@ -1,10 +1,13 @@
-"""The options of `tpu-tgi`, checked against each other."""
+"""What the embedded launcher is told."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from text_generation_server.errors import InvalidSettingError
+from tpu_tgi.logs import level_of
+from tpu_tgi.options.command import Choices
+from tpu_tgi.options.stock_only import refuse_stock_only
+from tpu_tgi.parameters.derivation import Parameters
 from tpu_tgi.router.settings import RouterSettings
 
 
@@ -15,6 +18,8 @@ class LauncherSettings:
     Attributes:
         dtype: None leaves it to the shard.
         hostname: an IP address or `localhost`.
+        trust_remote_code: handed to the shard, which says that it is without effect.
+        shard_variables: what the shard reads from its environment beside the two numbers.
         shard_uds_path: the shard's socket is this path with `-0` appended.
         logger_level: for the shard, in capitals.
         graceful_termination_timeout: seconds that running answers have on SIGTERM, and then the shard.
@@ -22,6 +27,8 @@ class LauncherSettings:
 
     router: RouterSettings
     dtype: str | None
+    trust_remote_code: bool
+    shard_variables: Mapping[str, str]
     hostname: str
     port: int
     shard_uds_path: str
@@ -38,35 +45,30 @@ class LauncherSettings:
         return Path(self.router.model_id).is_dir()
 
 
-def agreed(flag: str, value: int | None, variable: str, environment: Mapping[str, str]) -> int | None:
-    """The number given by an option, by a second environment variable, or by both alike.
+def launcher_settings(choices: Choices, parameters: Parameters) -> LauncherSettings:
+    """The settings of the embedded launcher and router; every other option goes into the router's field of its name.
 
-    Raises InvalidSettingError if they contradict each other, or if the variable is not a positive integer.
+    Raises InvalidSettingError for an option that only the stock launcher serves, or an unknown level of the log.
     """
-    text = environment.get(variable, "").strip()
-    if not text:
-        return value
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise InvalidSettingError(
-            f"`{variable}={text}` must be a positive integer, for example `{variable}=4`"
-        )
-    if value is not None and value != int(text):
-        raise InvalidSettingError(
-            f"`{flag} {value}` contradicts `{variable}={text}`: give one of them, or `{flag} {text}`"
-        )
-    return int(text)
-
-
-def check_lengths(router: RouterSettings) -> None:
-    """What can be seen to be wrong before a model is loaded. Raises InvalidSettingError."""
-    longest, total = router.max_input_tokens, router.max_total_tokens
-    if longest is not None and total is not None and longest >= total:
-        raise InvalidSettingError(
-            f"`--max-input-tokens {longest}` must be < `--max-total-tokens {total}`: {total - 1} would work"
-        )
-    prefill = router.max_batch_prefill_tokens
-    if longest is not None and prefill is not None and longest > prefill:
-        raise InvalidSettingError(
-            f"`--max-batch-prefill-tokens {prefill}` must be >= `--max-input-tokens {longest}`: "
-            f"{longest} would work"
-        )
+    refuse_stock_only(choices)
+    values = choices.values
+    router = {field.name: values[field.name] for field in fields(RouterSettings) if field.name in values} | {
+        "max_input_tokens": parameters.max_input_tokens,
+        "max_total_tokens": parameters.sequence_length,
+        "max_batch_prefill_tokens": parameters.max_batch_prefill_tokens,
+        "max_batch_size": parameters.batch_size,
+        "max_concurrent_requests": parameters.max_concurrent_requests,
+        "cors_allow_origin": tuple(values["cors_allow_origin"]),
+        "compute_type": choices.environment.get("COMPUTE_TYPE"),
+    }
+    return LauncherSettings(
+        router=RouterSettings(**router),
+        dtype=values["dtype"].value if values["dtype"] else None,
+        trust_remote_code=values["trust_remote_code"],
+        shard_variables=choices.shard_variables,
+        hostname=values["hostname"],
+        port=values["port"],
+        shard_uds_path=values["shard_uds_path"],
+        logger_level=level_of(values["log_level"]),
+        graceful_termination_timeout=values["graceful_termination_timeout"],
+    )

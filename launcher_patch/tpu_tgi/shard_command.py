@@ -16,7 +16,7 @@ def serve_arguments(settings: LauncherSettings) -> list[str]:
     ):
         if value is not None:
             arguments += [name, str(value)]
-    return arguments
+    return arguments + remote_code(settings)
 
 
 def download_arguments(settings: LauncherSettings) -> list[str]:
@@ -25,21 +25,31 @@ def download_arguments(settings: LauncherSettings) -> list[str]:
     arguments += ["--logger-level", settings.logger_level, "--json-output"]
     if settings.router.revision is not None:
         arguments += ["--revision", settings.router.revision]
-    return arguments
+    return arguments + remote_code(settings)
+
+
+def remote_code(settings: LauncherSettings) -> list[str]:
+    return ["--trust-remote-code"] if settings.trust_remote_code else []
 
 
 def shard_environment(settings: LauncherSettings) -> dict[str, str]:
     """The launcher's own environment and what the stock launcher adds (protocol section 6.3)."""
     environment = dict(os.environ)
     environment.pop("LOG_LEVEL", None)
-    environment |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
-    environment["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    environment |= added_variables(settings)
     if "HF_API_TOKEN" in environment:
         environment["HF_TOKEN"] = environment["HF_API_TOKEN"]
+    return environment
+
+
+def added_variables(settings: LauncherSettings) -> dict[str, str]:
+    """What is set for the shard."""
+    added = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    added["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     for name, value in (
         ("MAX_TOTAL_TOKENS", settings.router.max_total_tokens),
         ("MAX_BATCH_SIZE", settings.router.max_batch_size),
     ):
         if value is not None:
-            environment[name] = str(value)
-    return environment
+            added[name] = str(value)
+    return added | dict(settings.shard_variables)

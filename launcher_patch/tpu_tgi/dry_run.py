@@ -1,0 +1,93 @@
+"""What `--dry-run` prints: the numbers and where they come from, the memory they take, and what would be started."""
+
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from text_generation_server.engine.memory import MemoryNeed, gibibytes
+from tpu_tgi.parameters.derivation import Parameters
+from tpu_tgi.parameters.given import Given
+from tpu_tgi.parameters.model import Checkpoint
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One device as the KV cache meets it.
+
+    Attributes:
+        memory: bytes; None where it is the machine's.
+        dtype: the default of weights and cache there.
+        lanes: see `Checkpoint.need`.
+    """
+
+    name: str
+    memory: int | None
+    dtype: str
+    lanes: int
+
+
+# HBM of one chip: https://cloud.google.com/tpu/docs/v5e and .../v6e.
+CHIPS = (
+    Chip("TPU v5e", 16 * 2**30, "bfloat16", 128),
+    Chip("TPU v6e", 32 * 2**30, "bfloat16", 128),
+    Chip("CPU", None, "float32", 1),
+)
+
+
+def numbers_section(parameters: Parameters, given: Given) -> list[str]:
+    """One line for each number, with the words in which it was given."""
+
+    def line(name: str, value: int | None, sources: Iterable[object]) -> str:
+        words = ", ".join(f"`{source}`" for source in sources if source is not None)
+        return f"  {name:<26} {'the shard decides' if value is None else value:<18} {words or 'derived'}"
+
+    return [
+        "Numbers:",
+        line("batch size", parameters.batch_size, given.batch_size),
+        line("sequence length", parameters.sequence_length, given.sequence_length),
+        line("longest prompt", parameters.max_input_tokens, given.max_input_tokens),
+        line("tokens of one prefill", parameters.max_batch_prefill_tokens, [given.max_batch_prefill_tokens]),
+        line("tokens of all requests", parameters.max_batch_total_tokens, [given.max_batch_total_tokens]),
+        line("concurrent requests", parameters.max_concurrent_requests, [given.max_concurrent_requests]),
+        *(f"  Note: {remark}" for remark in parameters.remarks),
+    ]
+
+
+def memory_section(parameters: Parameters, checkpoint: Checkpoint | None, dtype: str | None) -> list[str]:
+    """What the weights and the KV cache take on some devices, and the largest batch and length that fit there."""
+    lines = ["", "Memory:"]
+    length = parameters.sequence_length
+    if checkpoint is None or length is None:
+        return [*lines, "  not known before the model is here"]
+    for chip in CHIPS:
+        used = dtype or chip.dtype
+        need = checkpoint.need(used, chip.lanes)
+        if need is None:
+            return [*lines, f"  {checkpoint.directory}/config.json does not say how large the KV cache is"]
+        lines.append(f"  {chip.name:<8} {used:<9} {needed(need, parameters.batch_size, length)}")
+        if chip.memory is not None:
+            verdict = fitting(need, chip.memory, parameters.batch_size, length, checkpoint.positions)
+            lines.append(f"{'':<21}{verdict}")
+    return lines
+
+
+def needed(need: MemoryNeed, batch_size: int, length: int) -> str:
+    return (
+        f"weights {gibibytes(need.weights)}, KV cache {gibibytes(need.cache(batch_size, length))} "
+        f"({batch_size} slots x {length} tokens x {need.position / 1024:.1f} KiB)"
+    )
+
+
+def fitting(need: MemoryNeed, memory: int, batch_size: int, length: int, positions: int | None) -> str:
+    verdict = "fits" if need.fits(memory, batch_size, length) else "DOES NOT FIT"
+    longest = need.largest_length(memory, batch_size)
+    return (
+        f"{verdict} in {memory / 2**30:.0f} GiB: HF_BATCH_SIZE up to {need.largest_batch(memory, length)} with this "
+        f"length, HF_SEQUENCE_LENGTH up to {min(longest, positions or longest)} with this batch size"
+    )
+
+
+def command_section(what: str, variables: Mapping[str, str], command: list[str]) -> list[str]:
+    """A command that could be pasted into a shell."""
+    assignments = [f"{name}={shlex.quote(value)}" for name, value in sorted(variables.items())]
+    return ["", f"{what}:", "  " + " \\\n    ".join([*assignments, shlex.join(command)])]

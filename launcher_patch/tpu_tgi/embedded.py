@@ -1,0 +1,40 @@
+"""The launcher and router in Python, for machines without the stock programs."""
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from typing import NoReturn, Self
+
+from tpu_tgi.dry_run import command_section
+from tpu_tgi.launcher import launch
+from tpu_tgi.logs import configure, log_remarks
+from tpu_tgi.options.command import Choices
+from tpu_tgi.parameters.derivation import Parameters
+from tpu_tgi.settings import LauncherSettings, launcher_settings
+from tpu_tgi.shard_command import added_variables, serve_arguments
+from tpu_tgi.shard_process import EXECUTABLE
+
+
+@dataclass(frozen=True)
+class EmbeddedLaunch:
+    """The service as this process."""
+
+    settings: LauncherSettings
+    json_output: bool
+
+    @classmethod
+    def prepare(cls, choices: Choices, parameters: Parameters) -> Self:
+        """Raises InvalidSettingError for an option that cannot be served."""
+        return cls(launcher_settings(choices, parameters), choices.values["json_output"])
+
+    def describe(self) -> list[str]:
+        return command_section(
+            f"Embedded launcher and router on http://{self.settings.hostname}:{self.settings.port}, and the shard",
+            added_variables(self.settings),
+            [EXECUTABLE, *serve_arguments(self.settings)],
+        )
+
+    def start(self, remarks: tuple[str, ...]) -> NoReturn:
+        configure(self.settings.logger_level, self.json_output)
+        log_remarks(remarks)
+        sys.exit(asyncio.run(launch(self.settings)))

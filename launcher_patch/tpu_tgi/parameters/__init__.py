@@ -1,0 +1,1 @@
+"""Batch size and sequence length, and every other number that has to agree with them."""

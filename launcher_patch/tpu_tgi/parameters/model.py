@@ -1,0 +1,89 @@
+"""What a checkpoint's config.json says about lengths and the size of the KV cache.
+
+Read as plain JSON: transformers' AutoConfig loads torch, which takes seconds and claims the device.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from text_generation_server.engine.memory import MemoryNeed
+
+BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model whose files are here."""
+
+    directory: Path
+    config: Mapping[str, Any]
+
+    @classmethod
+    def find(cls, model_id: str, revision: str | None, environment: Mapping[str, str]) -> Self | None:
+        """None if the model has to be downloaded first, or has no readable config.json; the shard then says why."""
+        file = config_file(model_id, revision, environment)
+        try:
+            config = json.loads(file.read_bytes()) if file else None
+        except (OSError, ValueError):
+            return None
+        return cls(file.parent, config) if file and isinstance(config, dict) else None
+
+    @property
+    def positions(self) -> int | None:
+        """The longest sequence that the model allows, if config.json says so."""
+        return self._integer("max_position_embeddings", "n_positions")
+
+    def need(self, dtype: str, lanes: int) -> MemoryNeed | None:
+        """The memory that the model takes; None if config.json does not tell.
+
+        Args:
+            dtype: of weights and KV cache.
+            lanes: keys and values of a token take a multiple of so many numbers in each layer
+                (`text_generation_server.engine.layout`): 128 on a TPU, 1 on a CPU.
+        """
+        layers = self._integer("num_hidden_layers", "n_layer")
+        heads = self._integer("num_attention_heads", "n_head")
+        width, vocabulary = self._integer("hidden_size", "n_embd"), self._integer("vocab_size")
+        if layers is None or heads is None or width is None or vocabulary is None:
+            return None
+        head_dim = self._integer("head_dim") or width // heads
+        keys = -(-(self._integer("num_key_value_heads") or heads) * head_dim // lanes) * lanes
+        return MemoryNeed(
+            weights=self._parameters() * BYTES[dtype],
+            position=2 * layers * keys * BYTES[dtype],
+            slot=4 * vocabulary,
+        )
+
+    def _integer(self, *names: str) -> int | None:
+        """Under the name of most models, or of GPT-2."""
+        found = (self.config.get(name) for name in names)
+        return next((value for value in found if isinstance(value, int)), None)
+
+    def _parameters(self) -> int:
+        # Imported here: it takes a third of a second, and only a dry run asks.
+        from huggingface_hub import get_local_safetensors_metadata
+
+        return sum(get_local_safetensors_metadata(self.directory).parameter_count.values())
+
+
+def config_file(model_id: str, revision: str | None, environment: Mapping[str, str]) -> Path | None:
+    """Where the shard will read config.json (`text_generation_server.hub.model_directory`), if it is here already."""
+    override = environment.get("WEIGHTS_CACHE_OVERRIDE")
+    for directory in (override, model_id):
+        if directory and (file := Path(directory) / "config.json").is_file():
+            return file
+    if Path(model_id).is_dir():
+        return None
+    # Imported here: not needed for local models.
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    cache = override or environment.get("HUGGINGFACE_HUB_CACHE") or None
+    try:
+        cached = try_to_load_from_cache(model_id, "config.json", cache_dir=cache, revision=revision)
+    except HFValidationError:
+        return None
+    return Path(cached) if isinstance(cached, str) else None

@@ -1,0 +1,68 @@
+"""This process becomes the stock launcher, so signals and exit codes are its own."""
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, Self
+
+from text_generation_server.errors import InvalidSettingError
+from tpu_tgi.dry_run import command_section
+from tpu_tgi.logs import configure, log_remarks
+from tpu_tgi.options.command import Choices
+from tpu_tgi.parameters.derivation import Parameters
+from tpu_tgi.stock.command import launcher_command, launcher_environment, refuse_what_it_does_not_know
+from tpu_tgi.stock.ports import check_ports
+from tpu_tgi.stock.programs import StockPrograms
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StockLaunch:
+    """A command line that is ready to be run.
+
+    Attributes:
+        command: the first word is the launcher's path.
+        environment: complete.
+        changed: the variables in which it differs from this process's; empty for those that were taken out.
+    """
+
+    programs: StockPrograms
+    command: list[str]
+    environment: Mapping[str, str]
+    changed: Mapping[str, str]
+    json_output: bool
+
+    @classmethod
+    def prepare(cls, programs: StockPrograms, choices: Choices, parameters: Parameters) -> Self:
+        """Raises InvalidSettingError for what the launcher would find wrong after the model was loaded, or not say."""
+        refuse_what_it_does_not_know(choices.values)
+        if not os.access(".", os.W_OK):
+            raise InvalidSettingError(
+                f"The stock router keeps a copy of the tokenizer in ./out, and {Path.cwd()} cannot be written: "
+                "start in another directory, for example /tmp"
+            )
+        prometheus_port = check_ports(choices, programs.launcher_version)
+        environment = launcher_environment(programs, choices)
+        before = choices.environment
+        names = {*before, *environment}
+        return cls(
+            programs,
+            launcher_command(programs, choices, parameters, prometheus_port),
+            environment,
+            {name: environment.get(name, "") for name in names if environment.get(name) != before.get(name)},
+            choices.values["json_output"],
+        )
+
+    def describe(self) -> list[str]:
+        return command_section(str(self.programs), self.changed, self.command)
+
+    def start(self, remarks: tuple[str, ...]) -> NoReturn:
+        configure("INFO", self.json_output)
+        log_remarks(remarks)
+        logger.info("Starting %s", self.programs)
+        sys.stdout.flush()
+        os.execve(self.command[0], self.command, dict(self.environment))
