@@ -12,11 +12,11 @@ import pytest
 
 from stock_router.oracle import Oracle
 from stock_router.questions import AFTER_A_SPACE, PROMPTS, QUESTION, SHORTLY_ANSWERED
-from stock_router.spelling_server import COMMAND as SPELLING_SERVER
-from stock_router.spelling_server import write_checkpoint
 from stock_router.stock_programs import LAUNCHER, ROUTERS, need
 from stock_router.stock_service import StockService, launched
 from tpu_tgi import demo_model
+from wire.shard_process import COMMAND as SPELLING_SERVER
+from wire.shard_process import spelling_checkpoint
 
 MODEL = Path(__file__).parents[2] / "models" / "SmolLM2-135M-Instruct"
 SERVER = [sys.executable, "-m", "text_generation_server.cli"]
@@ -65,7 +65,7 @@ def speller(router: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     ]
     with launched(
         directory,
-        write_checkpoint(directory / "model"),
+        spelling_checkpoint(directory / "model"),
         *flags,
         router=router,
         server=SPELLING_SERVER,

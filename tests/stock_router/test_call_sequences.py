@@ -11,9 +11,9 @@ import pytest
 from front.batching_scenes import SCENES, Scene, play
 from front.fake_shard import FakeShard
 from stock_router.http_client import HttpClient
-from stock_router.spelling_server import write_checkpoint
 from stock_router.stock_programs import ROUTERS, environment, need
 from stock_router.stock_service import StockService, free_port, start
+from wire.shard_process import spelling_checkpoint
 
 LENGTH = 64
 
@@ -49,7 +49,7 @@ def routed(directory: Path, scene: Scene) -> Iterator[StockService]:
     command = [
         ROUTERS["v3"],
         *("--master-shard-uds-path", str(directory / "shard-0")),
-        *("--tokenizer-name", str(write_checkpoint(directory / "model"))),
+        *("--tokenizer-name", str(spelling_checkpoint(directory / "model"))),
         *("--hostname", "127.0.0.1", "--port", str(port), "--prometheus-port", str(free_port())),
         *("--max-input-tokens", str(LENGTH - 1), "--max-total-tokens", str(LENGTH)),
         *("--max-batch-prefill-tokens", str(LENGTH), "--usage-stats", "off"),

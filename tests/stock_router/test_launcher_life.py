@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from stock_router.spelling_server import COMMAND, write_checkpoint
 from stock_router.stock_programs import LAUNCHER, ROUTERS, need
 from stock_router.stock_service import launched, wait_until
+from wire.shard_process import COMMAND, spelling_checkpoint
 
 LIMITS = ["--max-total-tokens", "128", "--max-input-tokens", "127", "--max-batch-prefill-tokens", "128"]
 
@@ -20,7 +20,7 @@ def _installed() -> None:
 
 
 def test_a_signal_ends_launcher_router_and_shard(tmp_path: Path) -> None:
-    model = write_checkpoint(tmp_path / "model")
+    model = spelling_checkpoint(tmp_path / "model")
     with launched(tmp_path, model, *LIMITS, router="v3", server=COMMAND) as service:
         service.wait_until_ready()
         assert service.http.generate("w", max_new_tokens=9)["generated_text"] == "xyz"
@@ -32,7 +32,7 @@ def test_a_signal_ends_launcher_router_and_shard(tmp_path: Path) -> None:
 
 
 def test_a_killed_shard_ends_the_launcher_with_an_error(tmp_path: Path) -> None:
-    model = write_checkpoint(tmp_path / "model")
+    model = spelling_checkpoint(tmp_path / "model")
     with launched(tmp_path, model, *LIMITS, router="v3", server=COMMAND) as service:
         service.wait_until_ready()
         router = service.launcher.child("text-generation-router")
@@ -42,7 +42,7 @@ def test_a_killed_shard_ends_the_launcher_with_an_error(tmp_path: Path) -> None:
 
 
 def test_a_killed_launcher_takes_the_shard_with_it(tmp_path: Path) -> None:
-    model = write_checkpoint(tmp_path / "model")
+    model = spelling_checkpoint(tmp_path / "model")
     with launched(tmp_path, model, *LIMITS, router="v3", server=COMMAND) as service:
         service.wait_until_ready()
         shard, router = service.launcher.child("serve"), service.launcher.child("text-generation-router")
@@ -53,7 +53,7 @@ def test_a_killed_launcher_takes_the_shard_with_it(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_fails_is_told_to_the_client_and_ends_the_launcher(tmp_path: Path) -> None:
-    model = write_checkpoint(tmp_path / "model")
+    model = spelling_checkpoint(tmp_path / "model")
     with launched(tmp_path, model, *LIMITS, router="v3", server=COMMAND) as service:
         service.wait_until_ready()
         with pytest.raises(httpx.HTTPStatusError) as failure:
@@ -72,7 +72,7 @@ def test_a_missing_model_is_named_in_the_log(tmp_path: Path) -> None:
 
 
 def test_an_unsupported_model_is_refused_with_the_list_of_what_works(tmp_path: Path) -> None:
-    model = write_checkpoint(tmp_path / "model", "UNSUPPORTED")
+    model = spelling_checkpoint(tmp_path / "model", "UNSUPPORTED")
     with launched(tmp_path, model, *LIMITS, router="v3", server=COMMAND) as service:
         assert service.launcher.exit_code() == 1
         assert "model type 'odd' is not supported. Supported: spelling." in service.launcher.log
@@ -91,7 +91,7 @@ def test_an_unsupported_model_is_refused_with_the_list_of_what_works(tmp_path: P
 def test_what_cannot_be_honoured_is_refused_by_name(
     tmp_path: Path, flags: list[str], variables: dict[str, str], message: str
 ) -> None:
-    model = write_checkpoint(tmp_path / "model")
+    model = spelling_checkpoint(tmp_path / "model")
     with launched(
         tmp_path, model, *LIMITS, *flags, router="v3", server=COMMAND, variables=variables
     ) as service:
@@ -100,7 +100,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(
 
 
 def test_a_quantised_checkpoint_is_refused_though_nobody_passed_a_flag(tmp_path: Path) -> None:
-    model = write_checkpoint(tmp_path / "model")
+    model = spelling_checkpoint(tmp_path / "model")
     (model / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
     with launched(tmp_path, model, *LIMITS, router="v3", server=COMMAND) as service:
         assert service.launcher.exit_code() == 1
@@ -108,7 +108,7 @@ def test_a_quantised_checkpoint_is_refused_though_nobody_passed_a_flag(tmp_path:
 
 
 def test_a_prefill_budget_above_what_the_slots_hold_is_refused_by_name(tmp_path: Path) -> None:
-    model = write_checkpoint(tmp_path / "model")
+    model = spelling_checkpoint(tmp_path / "model")
     flags = ["--max-total-tokens", "128", "--max-batch-size", "4", "--max-batch-prefill-tokens", "641"]
     with launched(tmp_path, model, *flags, router="v3", server=COMMAND) as service:
         assert service.launcher.exit_code() == 1

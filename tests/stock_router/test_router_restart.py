@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stock_router.http_client import HttpClient
-from stock_router.spelling_server import COMMAND, write_checkpoint
 from stock_router.stock_programs import ROUTERS, environment, need
 from stock_router.stock_service import StockService, free_port, start, wait_until
+from wire.shard_process import COMMAND, spelling_checkpoint
 
 
 def test_a_shard_serves_one_router_after_the_other(tmp_path: Path) -> None:
     need(*ROUTERS.values())
-    model = write_checkpoint(tmp_path / "model")
+    model = spelling_checkpoint(tmp_path / "model")
     socket_path = tmp_path / "shard-0"
     shape = {"HF_BATCH_SIZE": "1", "HF_SEQUENCE_LENGTH": "512"}
     command = [*COMMAND, "serve", str(model), "--uds-path", str(tmp_path / "shard")]

@@ -43,7 +43,7 @@ class RunningShard:
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[RunningShard]:
     engine = FakeEngine(
-        next_token=next_letter(),
+        next_token=next_letter,
         batch_size=BATCH_SIZE,
         max_length=MAX_LENGTH,
         vocab_size=len(spelling_tokenizer()),

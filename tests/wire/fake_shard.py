@@ -1,8 +1,9 @@
 """`text-generation-server` as it is, except that the loaded model spells: see `spelling_model`.
 
-A prompt with BREAK breaks the engine; one with SLOW takes a second for each step.
+While there is more than one request, a step takes STEP_SECONDS, from the environment, so that requests meet.
 """
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from text_generation_server.engine.fake import FakeEngine
+from text_generation_server.engine.fake import FakeEngine, FakePendingTokens
 from text_generation_server.errors import UnsupportedModelError
 
 
@@ -20,6 +21,17 @@ class LoadedEngine:
     engine: FakeEngine
     tokenizer: Any
     eos_token_ids: frozenset[int]
+
+
+class SteadyEngine(FakeEngine):
+    """A fake engine whose steps take a time."""
+
+    seconds = float(os.environ.get("STEP_SECONDS", "0"))
+
+    def decode(self) -> FakePendingTokens:
+        if len(self.live_slots) > 1:
+            time.sleep(self.seconds)
+        return super().decode()
 
 
 def load_engine(
@@ -38,8 +50,8 @@ def load_engine(
         raise UnsupportedModelError("model type 'odd' is not supported. Supported: spelling.")
     if (model_directory / "CRASH").exists():
         raise ZeroDivisionError("a defect in the loader")
-    engine = FakeEngine(
-        next_token=next_letter(misbehave),
+    engine = SteadyEngine(
+        next_token=next_letter,
         batch_size=batch_size,
         max_length=max_length or 128,
         vocab_size=len(spelling_tokenizer()),
@@ -47,13 +59,6 @@ def load_engine(
         adapters=tuple(name for name, _ in adapters),
     )
     return LoadedEngine(engine, spelling_tokenizer(), frozenset({eos_id()}))
-
-
-def misbehave(text: str) -> None:
-    if "BREAK" in text:
-        raise RuntimeError("the device is gone")
-    if "SLOW" in text:
-        time.sleep(1)
 
 
 if __name__ == "__main__":

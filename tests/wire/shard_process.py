@@ -14,6 +14,8 @@ import grpc
 
 from text_generation_server.pb.service_v3_pb2_grpc import TextGenerationServiceStub
 
+from .spelling_model import spelling_tokenizer
+
 TESTS = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "wire.fake_shard"]
 SECONDS = 30
@@ -28,8 +30,9 @@ def environment(variables: dict[str, str] | None = None) -> dict[str, str]:
 
 
 def spelling_checkpoint(directory: Path, *marks: str) -> Path:
-    """A directory that looks like a checkpoint from outside; `marks` are for `fake_shard.load_engine`."""
+    """What launchers and routers read of a model, and `marks` for `fake_shard.load_engine`."""
     directory.mkdir(exist_ok=True)
+    spelling_tokenizer().save_pretrained(directory)
     for name in ("config.json", "model.safetensors", *marks):
         (directory / name).write_text("{}")
     return directory

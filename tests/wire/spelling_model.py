@@ -1,9 +1,11 @@
 """A model that anyone can predict: it goes on with the alphabet, and ends after "z".
 
-"w" is continued by "x", "y", "z" and the end of the sequence. One character is one token.
+"w" is continued by "x", "y", "z" and the end of the sequence. One character is one token. A prompt that begins
+with FOREVER goes on with "a" after "z", one with SLOW takes a second for each token, and BREAK breaks the engine.
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -33,17 +35,16 @@ def eos_id() -> int:
     return int(spelling_tokenizer().convert_tokens_to_ids(EOS))
 
 
-def next_letter(before: Callable[[str], None] = lambda text: None) -> Callable[[Sequence[int]], int]:
-    """The next token of a prompt and its output; `before` sees their text first, and may raise or sleep."""
+def next_letter(history: Sequence[int]) -> int:
+    """The next token of a prompt and its output. Only their ends are read: it is as quick on long texts."""
     tokenizer = spelling_tokenizer()
-
-    def next_token(history: Sequence[int]) -> int:
-        text = tokenizer.decode(history, skip_special_tokens=True)
-        before(text)
-        last = text[-1:]
-        if last == "z":
-            return eos_id()
-        letter = chr(ord(last) + 1) if "a" <= last < "z" else "a"
-        return int(tokenizer.convert_tokens_to_ids(letter))
-
-    return next_token
+    beginning = tokenizer.decode(history[:12], skip_special_tokens=True)
+    if beginning.startswith("BREAK"):
+        raise RuntimeError("the device is gone")
+    if beginning.startswith("SLOW"):
+        time.sleep(1)
+    last = tokenizer.decode(history[-1:], skip_special_tokens=True)
+    if last == "z" and not beginning.startswith("FOREVER"):
+        return eos_id()
+    letter = chr(ord(last) + 1) if "a" <= last < "z" else "a"
+    return int(tokenizer.convert_tokens_to_ids(letter))
