@@ -1,5 +1,6 @@
 """A tokenizer that counts words, and a router in front of a fake shard."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,12 +16,14 @@ from front.fake_shard import FakeShard
 from front.running_front import RunningFront, running_front
 from tpu_tgi.router.settings import RouterSettings
 
+CHAT_TEMPLATE = "{{ bos_token }} {% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}assistant:"
+
 StartFront = Callable[..., AbstractContextManager[RunningFront]]
 
 
 @pytest.fixture(scope="session")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds only a tokenizer: every word is a token, and `<s>` comes before them."""
+    """Holds only a tokenizer, in which every word is a token and `<s>` comes before them, and a chat template."""
     tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "<s>": 1}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
@@ -28,6 +31,8 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.enable_truncation(5)
     directory = tmp_path_factory.mktemp("model")
     tokenizer.save(str(directory / "tokenizer.json"))
+    config = {"chat_template": CHAT_TEMPLATE, "bos_token": "<s>", "eos_token": {"content": "</s>"}}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
     return directory
 
 

@@ -4,7 +4,8 @@ What a request gets is decided by words of its prompt, so that a test says there
 
 * `eos-3`: the third token is EOS; without it a request runs to max_new_tokens;
 * `fail-prefill`, `fail-decode`: the call in which this request takes part fails;
-* `lose`: after the first token the shard forgets the request.
+* `lose`: after the first token the shard forgets the request;
+* `write-TEXT`: under a grammar the answer is TEXT with spaces for its `~`, four characters a token, and then EOS.
 """
 
 import asyncio
@@ -40,6 +41,15 @@ class LiveRequest:
     @property
     def words(self) -> list[str]:
         return self.message.input_chunks.chunks[0].text.split()
+
+    @property
+    def script(self) -> list[str]:
+        """The tokens to write, if the prompt says them and a grammar is in force."""
+        words = [word.removeprefix("write-") for word in self.words if word.startswith("write-")]
+        if not words or self.message.parameters.grammar_type == pb.GRAMMAR_TYPE_NONE:
+            return []
+        text = words[-1].replace("~", " ")
+        return [text[start : start + 4] for start in range(0, len(text), 4)]
 
 
 @dataclass
@@ -266,9 +276,11 @@ class FakeShard:
     def advance(self, live: LiveRequest) -> pb.Generation:
         live.generated += 1
         message, n = live.message, live.generated
+        script = live.script
         eos = next((int(word[4:]) for word in live.words if re.fullmatch(r"eos-\d+", word)), 0)
+        eos = len(script) + 1 if script else eos
         limit = message.stopping_parameters.max_new_tokens
-        token_id, text = (EOS_ID, "</s>") if n == eos else (100 + n, f" é{n}")
+        token_id, text = (EOS_ID, "</s>") if n == eos else (100 + n, script[n - 1] if script else f" é{n}")
         generation = pb.Generation(
             request_id=message.id,
             tokens=pb.Tokens(ids=[token_id], logprobs=[-0.34 * n], texts=[text], is_special=[n == eos]),
@@ -287,7 +299,8 @@ class FakeShard:
                     is_special=[False] * len(ids),
                 )
             )
-        answer = "".join(f" é{i}" for i in range(1, n + (n != eos)))
+        said = script or [f" é{i}" for i in range(1, n + 1)]
+        answer = "".join(said[: n - (n == eos)])
         stops = [stop for stop in message.stopping_parameters.stop_sequences if answer.endswith(stop)]
         if n in (eos, limit) or stops:
             live.finished = True

@@ -1,6 +1,7 @@
 """The router in front of a fake shard, in a thread of its own, on a free port."""
 
 import asyncio
+import json
 import socket
 import threading
 import time
@@ -19,6 +20,8 @@ from tpu_tgi.router.settings import RouterSettings
 
 START_SECONDS = 15.0
 
+CHAT = "/v1/chat/completions"
+
 
 @dataclass
 class RunningFront:
@@ -32,6 +35,19 @@ class RunningFront:
 
     def generate(self, inputs: str, **parameters: Any) -> httpx.Response:
         return self.client.post("/generate", json={"inputs": inputs, "parameters": parameters})
+
+    def chat(self, text: str, **fields: Any) -> httpx.Response:
+        """Asks one question, greedily."""
+        messages = [{"role": "user", "content": text}]
+        return self.client.post(CHAT, json={"messages": messages, "temperature": 0, **fields})
+
+    def chat_chunks(self, text: str, **fields: Any) -> list[dict[str, Any]]:
+        """The events of a streamed chat, which must end as OpenAI's streams do."""
+        response = self.chat(text, stream=True, **fields)
+        assert response.headers["content-type"] == "text/event-stream"
+        *events, end, nothing = response.text.split("\n\n")
+        assert (end, nothing) == ("data: [DONE]", "")
+        return [json.loads(event.removeprefix("data: ")) for event in events]
 
     def connect(self) -> socket.socket:
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)

@@ -2,6 +2,8 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -172,3 +174,37 @@ def test_quantiles_of_speculated_tokens() -> None:
         "0": 0, "0.5": 0, "0.9": 1, "0.95": 2, "0.99": 2, "0.999": 5, "1": 5,
         "tgi_request_skipped_tokens_sum": 63, "tgi_request_skipped_tokens_count": 100,
     }  # fmt: skip
+
+
+def test_chats_and_completions_count_themselves_and_each_of_their_generations(
+    start_front: StartFront,
+) -> None:
+    """The stock rule: 2 for a chat, 3 for one that is asked again without tools, 1 and n for n prompts."""
+    with start_front(shard={"max_length": 256}) as front:
+        counts = [0.0]
+        front.chat("a eos-2")
+        counts.append(scrape(front).value("tgi_request_count"))
+        tool = {"type": "function", "function": {"name": "f"}}
+        front.chat('write-{"function":{"_name":"no_tool"}} eos-2 ', tools=[tool])
+        counts.append(scrape(front).value("tgi_request_count"))
+        front.client.post("/v1/completions", json={"prompt": ["a eos-2", "b eos-2", "c eos-2"]})
+        counts.append(scrape(front).value("tgi_request_count"))
+        front.client.post("/v1/completions", json={"prompt": "a", "suffix": "b"})
+        front.client.post("/chat_tokenize", json={"messages": [{"role": "user", "content": "a"}]})
+        front.client.post("/tokenize", json={"inputs": "a"})
+        counts.append(scrape(front).value("tgi_request_count"))
+        assert [after - before for before, after in pairwise(counts)] == [2, 3, 4, 2]
+        assert scrape(front).value("tgi_request_success") == 6
+        assert scrape(front).value("tgi_request_failure", err="validation") == 1
+
+
+def test_a_template_that_refuses_a_chat_is_counted(start_front: StartFront, model_directory: Path) -> None:
+    config = model_directory / "refusing.json"
+    config.write_text('{"chat_template": "{{ raise_exception(messages[0].content) }}"}')
+    with start_front(tokenizer_config_path=str(config)) as front:
+        response = front.chat("no")
+        assert response.json() == {
+            "error": "Template error: syntax error: no (in <string>:1)",
+            "error_type": "template_error",
+        }
+        assert scrape(front).value("tgi_request_failure", err="template") == 1

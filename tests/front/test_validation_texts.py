@@ -36,14 +36,14 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         "`inputs` tokens + `max_new_tokens` must be <= 64. "
         "Given: 2 `inputs` tokens and 1024 `max_new_tokens`",
     ),
-    ({"grammar": {"type": "regex", "value": "a+"}}, "grammar is not supported"),
+    ({"grammar": {"type": "json", "value": [1]}}, "grammar is not supported"),
     # The first of several errors, in the order of the stock router.
     ({"top_k": 0, "top_p": 2, "temperature": 0}, "`temperature` must be strictly positive"),
     ({"top_k": 0, "top_p": 2}, "`top_p` must be > 0.0 and < 1.0"),
     ({"max_new_tokens": 0, "top_k": 0}, "`top_k` must be strictly positive"),
     ({"truncate": 0, "top_n_tokens": 6}, "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
     (
-        {"grammar": {}, "max_new_tokens": 64},
+        {"grammar": {"type": "json", "value": 1}, "max_new_tokens": 64},
         "`inputs` tokens + `max_new_tokens` must be <= 64. Given: 2 `inputs` tokens and 64 `max_new_tokens`",
     ),
 ]

@@ -76,4 +76,5 @@ def first_error(error: pydantic.ValidationError) -> str:
     """Place and text of the first error, like `parameters.seed: Input should be a valid integer`."""
     first = error.errors(include_url=False)[0]
     path = ".".join(str(part) for part in first["loc"])
-    return f"{path}: {first['msg']}" if path else first["msg"]
+    text = first["msg"].removeprefix("Value error, ")
+    return f"{path}: {text}" if path else text

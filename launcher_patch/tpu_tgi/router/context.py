@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from tpu_tgi.router.chat.template import ChatTemplate
 from tpu_tgi.router.health import Health
 from tpu_tgi.router.inference import Inference
 from tpu_tgi.router.limits import ServingLimits
 from tpu_tgi.router.metrics import Metrics
 from tpu_tgi.router.settings import RouterSettings
+from tpu_tgi.router.tokenization import Tokenization
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class RouterContext:
     inference: Inference
     health: Health
     metrics: Metrics
+    tokenization: Tokenization
+    chat_template: ChatTemplate
     compute_type: str
 
 

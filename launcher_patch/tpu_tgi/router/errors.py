@@ -66,6 +66,48 @@ class IncompleteStreamError(RequestError):
         super().__init__("Incomplete generation stream")
 
 
+class TemplateError(RequestError):
+    """The chat template is missing or damaged, or it refuses the messages."""
+
+    status = 422
+    error_type = "template_error"
+
+    @property
+    def text(self) -> str:
+        return f"Template error: {self}"
+
+
+class ToolError(RequestError):
+    """The tools cannot be used as asked, or the model wrote no valid call."""
+
+    status = 422
+    error_type = "tool_error"
+
+    @property
+    def text(self) -> str:
+        return f"Tool error: {self}"
+
+
+class SuffixError(RequestError):
+    """A completion with a suffix."""
+
+    status = 422
+    error_type = "suffix not supported"
+
+    def __init__(self) -> None:
+        super().__init__("Suffix is not supported and can be achieved by preprocessing the prompt.")
+
+
+class TooManyPromptsError(RequestError):
+    """A completion of more prompts than `max_client_batch_size`."""
+
+    status = 422
+    error_type = "batch size exceeded"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"Number of prompts exceeds the maximum allowed batch size of {limit}")
+
+
 class ShardError(Exception):
     """A call to the shard failed. The text is the one that stock TGI shows to clients."""
 

@@ -15,6 +15,7 @@ class ValidRequest:
         max_new_tokens: `input_length + max_new_tokens` is at most the server's max_total_tokens.
         top_k: 0 is off. top_p, typical_p: 1.0 is off.
         decoder_input_details: ask the shard for the logprobs of the prompt.
+        grammar: a regular expression that the whole answer must match.
     """
 
     inputs: str
@@ -35,6 +36,7 @@ class ValidRequest:
     decoder_input_details: bool = False
     add_special_tokens: bool = True
     adapter_id: str | None = None
+    grammar: str | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ def json_response(body: BaseModel, status: int = 200, headers: Mapping[str, str]
     return Response(body.model_dump_json(), status, headers, media_type="application/json")
 
 
-def json_array_response(bodies: Sequence[BaseModel], headers: Mapping[str, str]) -> Response:
+def json_array_response(bodies: Sequence[BaseModel], headers: Mapping[str, str] | None = None) -> Response:
     text = ",".join(body.model_dump_json() for body in bodies)
     return Response(f"[{text}]", 200, headers, media_type="application/json")
 

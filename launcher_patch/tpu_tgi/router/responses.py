@@ -123,3 +123,17 @@ class InfoResponse(BaseModel):
     version: str
     sha: str | None
     docker_label: str | None
+
+
+class TextTokenBody(BaseModel):
+    """A token of a text. `start` and `stop` are its place in bytes of UTF-8; both are 0 for an added token."""
+
+    id: int
+    text: str
+    start: int
+    stop: int
+
+
+class ChatTokenizeResponse(BaseModel):
+    tokenize_response: list[TextTokenBody]
+    templated_text: str

@@ -1,22 +1,11 @@
-"""Request bodies. Strict types, unknown fields ignored, the stock router's rules for null and absence.
+"""Bodies of the routes of TGI's own interface, with the stock router's rules for null and absence."""
 
-A field that is not Optional refuses null. Ranges here are those of the stock router's integer types; what is
-allowed inside of them is decided by validation.py, whose errors look different.
-"""
+from typing import ClassVar
 
-from typing import Annotated, Any
+from pydantic import Field
 
-from pydantic import BaseModel, ConfigDict, Field
-
-Unsigned32 = Annotated[int, Field(ge=0, lt=2**32)]
-Unsigned64 = Annotated[int, Field(ge=0, lt=2**64)]
-Signed32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
-
-
-class RequestBody(BaseModel):
-    """No conversion between types except from an integer to a number."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+from tpu_tgi.router.grammar import Grammar
+from tpu_tgi.router.request_body import RequestBody, Signed32, Unsigned32, Unsigned64
 
 
 class GenerateParameters(RequestBody):
@@ -32,22 +21,30 @@ class GenerateParameters(RequestBody):
     do_sample: bool = False
     max_new_tokens: Unsigned32 | None = None
     return_full_text: bool | None = None
-    stop: list[str] = []
+    stop: list[str] = Field(default_factory=list)
     truncate: Unsigned64 | None = None
     watermark: bool = False
     details: bool = False
     decoder_input_details: bool = False
     seed: Unsigned64 | None = None
     top_n_tokens: Unsigned32 | None = None
-    grammar: dict[str, Any] | None = None
+    grammar: Grammar | None = None
     adapter_id: str | None = None
 
 
 class GenerateRequest(RequestBody):
     """Body of /generate and /generate_stream. Without `parameters` it samples; with `{}` it is greedy."""
 
+    add_special_tokens: ClassVar[bool] = True
+
     inputs: str
     parameters: GenerateParameters = GenerateParameters(do_sample=True)
+
+
+class TemplatedRequest(GenerateRequest):
+    """A prompt that was made by a chat template, which has written the special tokens."""
+
+    add_special_tokens: ClassVar[bool] = False
 
 
 class CompatGenerateRequest(GenerateRequest):

@@ -12,6 +12,8 @@ import uvicorn
 from tpu_tgi.router.app import make_app
 from tpu_tgi.router.batching import BatchingLoop, BatchingRules
 from tpu_tgi.router.blocks import BlockAllocator
+from tpu_tgi.router.chat.template import ChatTemplate
+from tpu_tgi.router.chat.template_source import TemplateSource, find_template
 from tpu_tgi.router.context import RouterContext
 from tpu_tgi.router.errors import RouterStartError, ShardError
 from tpu_tgi.router.generation import ShardInfo
@@ -64,10 +66,12 @@ class Router:
         info: ShardInfo,
         limits: ServingLimits,
         tokenization: Tokenization,
+        template: TemplateSource,
     ) -> None:
         self._client = client
         self._tokenization = tokenization
         metrics = Metrics(limits.max_input_tokens, limits.max_total_tokens)
+        self._chat_template = ChatTemplate(template, metrics)
         queue = WaitingQueue(
             BlockAllocator(limits.max_batch_total_tokens, info.block_size),
             info.speculate,
@@ -90,6 +94,7 @@ class Router:
                 max_top_n_tokens=settings.max_top_n_tokens,
                 max_input_tokens=limits.max_input_tokens,
                 max_total_tokens=limits.max_total_tokens,
+                disable_grammar_support=settings.disable_grammar_support,
             ),
             tokenization.count,
         )
@@ -100,6 +105,8 @@ class Router:
             inference=Inference(validator, queue, health, metrics, settings.max_concurrent_requests),
             health=health,
             metrics=metrics,
+            tokenization=tokenization,
+            chat_template=self._chat_template,
             # The stock launcher's form: number of shards and device.
             compute_type=settings.compute_type or f"1-{info.device_type}",
         )
@@ -138,13 +145,17 @@ class Router:
             limits = agree(settings, info, warm)
             logger.info("Shard (%s, %s) and router agree on %s", info.device_type, info.dtype, limits)
             tokenizer = await asyncio.to_thread(load_tokenizer, settings.model_id, settings.revision)
+            template = await asyncio.to_thread(
+                find_template, settings.model_id, settings.revision, settings.tokenizer_config_path
+            )
         except ShardError as error:
             await client.close()
             raise RouterStartError(f"The shard could not be warmed up: {error}") from error
         except BaseException:
             await client.close()
             raise
-        return cls(settings, client, info, limits, Tokenization(tokenizer, settings.validation_workers))
+        tokenization = Tokenization(tokenizer, settings.validation_workers)
+        return cls(settings, client, info, limits, tokenization, template)
 
     async def serve(self, listener: socket.socket) -> None:
         """Serves until `stop` is called and everybody is answered; `listener` is bound and not yet listening.
@@ -166,6 +177,7 @@ class Router:
                 task.cancel()
             await asyncio.gather(http, batching, return_exceptions=True)
             self._tokenization.close()
+            self._chat_template.close()
             await self._client.close()
 
     def stop(self, timeout: float) -> None:

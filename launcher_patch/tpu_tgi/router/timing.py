@@ -25,6 +25,17 @@ def timing_headers(
     }
 
 
+def summed_headers(answers: list[dict[str, str]]) -> dict[str, str]:
+    """The headers of several answers in one: sums, without the seconds as a fraction."""
+    first = answers[0]
+    sums = {
+        name: str(sum(int(headers[name]) for headers in answers))
+        for name in first
+        if name not in ("x-compute-type", "x-compute-time")
+    }
+    return {"x-compute-type": first["x-compute-type"], **sums}
+
+
 def stream_headers(inputs: str, compute_type: str) -> dict[str, str]:
     """The headers of a stream, which are sent before anything is known of its timing."""
     return {"x-compute-type": compute_type, "x-compute-characters": str(len(inputs))}

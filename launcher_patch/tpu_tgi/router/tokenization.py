@@ -2,6 +2,8 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
@@ -57,6 +59,16 @@ def convert(model_id: str, revision: str | None) -> Tokenizer:
     return backend
 
 
+@dataclass(frozen=True)
+class TextToken:
+    """A token of a text. `start` and `stop` are its place in bytes of UTF-8; both are 0 for an added token."""
+
+    id: int
+    text: str
+    start: int
+    stop: int
+
+
 class Tokenization:
     """Tokenises in threads of its own, so that a long prompt does not hold up the others."""
 
@@ -72,6 +84,21 @@ class Tokenization:
         return await asyncio.get_running_loop().run_in_executor(
             self._threads, self._count, text, add_special_tokens
         )
+
+    async def split(self, text: str, add_special_tokens: bool) -> list[TextToken]:
+        """The tokens of the whole text, each with its place in it."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._split, text, add_special_tokens
+        )
+
+    def _split(self, text: str, add_special_tokens: bool) -> list[TextToken]:
+        encoding = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        # The library counts characters.
+        byte = list(accumulate(map(len, map(str.encode, text)), initial=0))
+        return [
+            TextToken(token_id, text[start:stop], byte[start], byte[stop])
+            for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
+        ]
 
     def _count(self, text: str, add_special_tokens: bool) -> int:
         return len(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)

@@ -1,11 +1,13 @@
 """What a request may ask for. Order and texts are the stock router's (HTTP reference, 1.3 and 3.1)."""
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from tpu_tgi.router.errors import ValidationError
 from tpu_tgi.router.generation import ValidRequest
+from tpu_tgi.router.grammar import Grammar, to_regex
 from tpu_tgi.router.responses import to_float32
 from tpu_tgi.router.schemas import GenerateParameters, GenerateRequest
 
@@ -25,6 +27,7 @@ class ValidationLimits:
     max_top_n_tokens: int
     max_input_tokens: int
     max_total_tokens: int
+    disable_grammar_support: bool = False
 
 
 class Validator:
@@ -46,7 +49,7 @@ class Validator:
         if best_of > limit:
             raise ValidationError(f"`best_of` must be > 0 and <= {limit}. Given: {best_of}")
 
-    async def validate(self, body: GenerateRequest, add_special_tokens: bool = True) -> ValidRequest:
+    async def validate(self, body: GenerateRequest) -> ValidRequest:
         """The request with every default filled in, a random seed included. Raises ValidationError."""
         parameters = body.parameters
         sampling = check_sampling(parameters)
@@ -72,10 +75,8 @@ class Validator:
                 f"`truncate` must be strictly positive and less than {limits.max_input_tokens}. "
                 f"Given: {parameters.truncate}"
             )
-        input_length, max_new_tokens = await self._check_length(body, add_special_tokens)
-        if parameters.grammar is not None:
-            # The stock text of a server that was started without grammar support.
-            raise ValidationError("grammar is not supported")
+        input_length, max_new_tokens = await self._check_length(body)
+        grammar = None if parameters.grammar is None else await self._compile(parameters.grammar)
         return ValidRequest(
             inputs=body.inputs,
             input_length=input_length,
@@ -93,14 +94,22 @@ class Validator:
             stop_sequences=tuple(parameters.stop),
             top_n_tokens=parameters.top_n_tokens or 0,
             decoder_input_details=parameters.decoder_input_details,
-            add_special_tokens=add_special_tokens,
+            add_special_tokens=body.add_special_tokens,
             adapter_id=parameters.adapter_id,
+            grammar=grammar,
         )
 
-    async def _check_length(self, body: GenerateRequest, add_special_tokens: bool) -> tuple[int, int]:
+    async def _compile(self, grammar: Grammar) -> str:
+        """The regular expression for the shard. Raises ValidationError."""
+        if self._limits.disable_grammar_support:
+            raise ValidationError("grammar is not supported")
+        # A large schema takes a while, in which other requests go on.
+        return await asyncio.to_thread(to_regex, grammar)
+
+    async def _check_length(self, body: GenerateRequest) -> tuple[int, int]:
         """Tokens of the prompt after truncation, and tokens to generate at most."""
         parameters, limits = body.parameters, self._limits
-        input_length = await self._count_tokens(body.inputs, add_special_tokens)
+        input_length = await self._count_tokens(body.inputs, body.add_special_tokens)
         if parameters.truncate is not None:
             input_length = min(input_length, parameters.truncate)
         room = max(0, limits.max_total_tokens - input_length)

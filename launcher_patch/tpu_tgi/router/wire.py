@@ -55,6 +55,8 @@ def to_request(batched: BatchedRequest) -> pb.Request:
             repetition_penalty=request.repetition_penalty,
             frequency_penalty=request.frequency_penalty,
             watermark=request.watermark,
+            grammar=request.grammar or "",
+            grammar_type=pb.GRAMMAR_TYPE_NONE if request.grammar is None else pb.GRAMMAR_TYPE_REGEX,
         ),
         stopping_parameters=pb.StoppingCriteriaParameters(
             max_new_tokens=request.max_new_tokens,

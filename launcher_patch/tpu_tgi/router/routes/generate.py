@@ -32,10 +32,7 @@ async def answer_request(
     context: RouterContext, body: GenerateRequest
 ) -> tuple[GenerateResponse, dict[str, str]]:
     """The answer and its timing headers. Raises RequestError."""
-    arrived = time.perf_counter()
-    best, others = await run(context.inference, body)
-    headers = timing_headers(arrived, body.inputs, best, context.compute_type)
-    logger.info("Answered: %s", ", ".join(f"{name[2:]} {value}" for name, value in list(headers.items())[2:]))
+    best, others, headers = await timed(context, body)
     prompt = body.inputs if body.parameters.return_full_text else ""
     answer = GenerateResponse(
         generated_text=prompt + best.generated.text,
@@ -44,6 +41,17 @@ async def answer_request(
         else None,
     )
     return answer, headers
+
+
+async def timed(
+    context: RouterContext, body: GenerateRequest
+) -> tuple[GenerationResult, list[GenerationResult] | None, dict[str, str]]:
+    """What `run` returns, and the timing headers of the best sequence. Raises RequestError."""
+    arrived = time.perf_counter()
+    best, others = await run(context.inference, body)
+    headers = timing_headers(arrived, body.inputs, best, context.compute_type)
+    logger.info("Answered: %s", ", ".join(f"{name[2:]} {value}" for name, value in list(headers.items())[2:]))
+    return best, others, headers
 
 
 async def run(

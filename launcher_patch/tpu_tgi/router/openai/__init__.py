@@ -1,0 +1,1 @@
+"""Bodies of the routes that OpenAI's clients call."""

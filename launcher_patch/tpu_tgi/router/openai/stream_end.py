@@ -1,0 +1,11 @@
+"""How OpenAI's streams end."""
+
+from tpu_tgi.router.errors import RequestError
+from tpu_tgi.router.openai.responses import StreamError, StreamErrorEvent
+from tpu_tgi.router.sse import event
+
+DONE = b"data: [DONE]\n\n"
+
+
+def error_event(error: RequestError) -> bytes:
+    return event(StreamErrorEvent(error=StreamError(message=error.text)))

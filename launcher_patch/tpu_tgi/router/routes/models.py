@@ -1,0 +1,17 @@
+"""GET /v1/models: the one model that is served."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tpu_tgi.router.context import context_of
+from tpu_tgi.router.json_response import json_response
+from tpu_tgi.router.openai.responses import Model, ModelList
+from tpu_tgi.router.operation import Operation
+
+
+async def models(request: Request) -> Response:
+    model_id = context_of(request).settings.model_id
+    return json_response(ModelList(data=[Model(id=model_id, owned_by=model_id)]))
+
+
+OPERATION = Operation("GET", "/v1/models", models, "The model, as OpenAI's clients list it", answer=ModelList)
