@@ -7,14 +7,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint test serve bench tpu-check
+.PHONY: help install lint test serve tpu-tgi tpu-tgi-v2 lock bench tpu-check
 
 DEMO_MODEL := models/SmolLM2-135M-Instruct
 MODEL_ID := $(DEMO_MODEL)
 PORT := 8080
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## make .venv and install the project in it; quick the second time
 
@@ -46,6 +46,35 @@ endif
 ifdef HF_SEQUENCE_LENGTH
 export HF_SEQUENCE_LENGTH
 endif
+
+# --- the image: tpu-tgi, tpu-tgi-v2, lock ---
+
+IMAGE := ghcr.io/huggingface/tpu-tgi
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+DOCKER_BUILD := docker build
+
+tpu-tgi: ## build the image; TGI_IMAGE=..., PYTHON_IMAGE=... and TORCH_INDEX=... name other sources
+	$(build_image) --tag $(IMAGE):$(VERSION) --tag $(IMAGE):latest .
+
+tpu-tgi-v2: export ROUTER_IMAGE = ghcr.io/huggingface/text-generation-inference:3.3.7-neuron
+tpu-tgi-v2: ## build the image with the router that speaks wire v2, from ROUTER_IMAGE=...
+	$(build_image) --tag $(IMAGE):$(VERSION)-v2 --tag $(IMAGE):latest-v2 .
+
+# Build arguments without a value here are what make was given, or else the defaults of the Dockerfile.
+define build_image
+$(foreach name,$(if $(RELEASE),TGI_IMAGE PYTHON_IMAGE $(if $(ROUTER_IMAGE),ROUTER_IMAGE)), \
+	$(if $(findstring @sha256:,$($(name))),,$(error RELEASE=1 builds from digests only. Give $(name)=NAME:TAG@sha256:... \
+	with the digest that `docker buildx imagetools inspect NAME:TAG` prints)))
+$(DOCKER_BUILD) --build-arg TGI_IMAGE --build-arg ROUTER_IMAGE --build-arg PYTHON_IMAGE --build-arg TORCH_INDEX \
+	--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git describe --always --dirty --abbrev=40 --exclude '*')
+endef
+
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --no-header --config-file locks/uv.toml
+
+lock: $(INSTALLED) ## write locks/*.lock anew: the newest versions that pyproject.toml allows, with their hashes
+	$(LOCK) --extra tpu --constraints locks/torch.txt --output-file locks/packages.lock pyproject.toml
+	$(BIN)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))' \
+		| $(LOCK) --output-file locks/build.lock -
 
 # --- measuring: bench, tpu-check ---
 

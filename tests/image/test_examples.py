@@ -1,0 +1,86 @@
+"""The examples under docs/deploy are what Docker Compose and Kubernetes accept, and agree with the image."""
+
+import subprocess
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from image.repository import EXAMPLES, documents, image_name
+from tpu_tgi.options.table import OPTIONS
+
+COMPOSE = ["compose.yaml", "compose.tpu.yaml"]
+(GRACEFUL_TERMINATION_SECONDS,) = (
+    option.default for option in OPTIONS if option.name == "graceful_termination_timeout"
+)
+
+
+@pytest.fixture(scope="module")
+def service() -> dict[str, Any]:
+    found: dict[str, Any] = documents("compose.yaml")[0]["services"]["tpu-tgi"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def pod() -> dict[str, Any]:
+    (deployment,) = (document for document in documents("gke.yaml") if document["kind"] == "Deployment")
+    found: dict[str, Any] = deployment["spec"]["template"]["spec"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def container(pod: dict[str, Any]) -> dict[str, Any]:
+    (found,) = pod["containers"]
+    return dict(found)
+
+
+def test_compose_files_follow_the_compose_specification() -> None:
+    command = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", *COMPOSE]
+    outcome = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stdout
+
+
+@pytest.mark.parametrize("version", ["1.28", kubernetes_validate.latest_version()])
+@pytest.mark.parametrize("document", documents("gke.yaml"), ids=lambda document: document["kind"])
+def test_kubernetes_objects_follow_the_api(document: dict[str, Any], version: str) -> None:
+    """1.28 is the oldest in which a container gets TPUs without being privileged. Unknown fields are errors."""
+    kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_examples_run_the_image_that_make_builds(service: dict[str, Any], container: dict[str, Any]) -> None:
+    assert service["image"] == container["image"] == f"{image_name()}:latest"
+
+
+def test_running_answers_have_the_time_that_the_launcher_gives_them(
+    service: dict[str, Any], pod: dict[str, Any]
+) -> None:
+    assert int(service["stop_grace_period"].removesuffix("s")) > GRACEFUL_TERMINATION_SECONDS
+    assert pod["terminationGracePeriodSeconds"] > GRACEFUL_TERMINATION_SECONDS
+
+
+def test_tokens_stand_in_no_file(service: dict[str, Any], container: dict[str, Any]) -> None:
+    assert service["environment"]["HF_TOKEN"] is None
+    (token,) = (variable for variable in container["env"] if variable["name"] == "HF_TOKEN")
+    assert "value" not in token
+    assert token["valueFrom"]["secretKeyRef"]
+
+
+def test_weights_outlive_the_container(service: dict[str, Any], container: dict[str, Any]) -> None:
+    assert [volume.split(":")[1] for volume in service["volumes"]] == ["/data"]
+    assert "/data" in [mount["mountPath"] for mount in container["volumeMounts"]]
+
+
+def test_other_probes_wait_for_the_warm_up(container: dict[str, Any]) -> None:
+    probe = container["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 1800
+    (port,) = container["ports"]
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[name]["httpGet"] == {"path": "/health", "port": port["name"]}
+    assert port["containerPort"] == 80
+
+
+def test_compose_needs_root_on_a_tpu_only(service: dict[str, Any]) -> None:
+    on_tpu = documents("compose.tpu.yaml")[0]["services"]["tpu-tgi"]
+    assert service["user"] != "root"
+    assert "privileged" not in service
+    assert (on_tpu["user"], on_tpu["privileged"]) == ("root", True)
