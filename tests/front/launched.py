@@ -37,9 +37,16 @@ class Launched:
 
     @property
     def shard_pid(self) -> int:
+        """What the fake server says, which is known after its end, too."""
         found = re.search(r"loaded by process (\d+)", self.output)
         assert found is not None
         return int(found[1])
+
+    @property
+    def child_pid(self) -> int:
+        """The process that runs now, whatever the server is."""
+        (child,) = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(child)
 
     def wait_until_ready(self) -> None:
         wait_until(lambda: "Ready: " in self.output or self.process.poll() is not None, 20)
@@ -65,16 +72,24 @@ class Launched:
 
 @contextmanager
 def launched(
-    directory: Path, model_id: str, *options: str, environment: dict[str, str] | None = None
+    directory: Path,
+    model_id: str,
+    *options: str,
+    environment: dict[str, str] | None = None,
+    server: str = "front.fake_text_generation_server",
 ) -> Iterator[Launched]:
-    """Starts `tpu-tgi` with a free port and a socket in `directory`; kills it at the end if it still runs."""
+    """Starts `tpu-tgi` with a free port and a socket in `directory`; kills it at the end if it still runs.
+
+    Args:
+        server: the module that stands in for the command `text-generation-server`.
+    """
     socket_path = directory / "shard"
     port = free_port()
     command = [sys.executable, "-m", "tpu_tgi", "--model-id", model_id, "--port", str(port)]
     command += ["--hostname", "127.0.0.1", "--shard-uds-path", str(socket_path), *options]
     process = subprocess.Popen(
         command,
-        env=clean_environment() | {"PATH": path_with_fake_server(directory)} | (environment or {}),
+        env=clean_environment() | {"PATH": path_with_server(directory, server)} | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -97,12 +112,12 @@ def clean_environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
 
 
-def path_with_fake_server(directory: Path) -> str:
-    """A PATH that holds nothing but the fake server."""
+def path_with_server(directory: Path, server: str) -> str:
+    """A PATH that holds nothing but `text-generation-server`, which runs the module `server`."""
     programs = directory / "bin"
     programs.mkdir(exist_ok=True)
     script = programs / "text-generation-server"
-    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m front.fake_text_generation_server "$@"\n')
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m {server} "$@"\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     return str(programs)
 

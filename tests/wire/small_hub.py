@@ -29,7 +29,8 @@ class SmallHub:
 
 
 @contextmanager
-def small_hub(files: dict[str, bytes]) -> Iterator[SmallHub]:
+def small_hub(files: dict[str, bytes], breaks_off: str | None = None) -> Iterator[SmallHub]:
+    """A hub that is in reach for the context; `breaks_off` names a file of which only a half is ever sent."""
     hub = SmallHub(files)
 
     class Handler(BaseHTTPRequestHandler):
@@ -53,7 +54,13 @@ def small_hub(files: dict[str, bytes]) -> Iterator[SmallHub]:
                 data = files[name]
                 if self.command == "GET":
                     hub.fetched.append(name)
-                self.answer(data, 200, {"X-Repo-Commit": COMMIT, "ETag": f'"{digest(data)}"'})
+                sent = data[: len(data) // 2] if name == breaks_off else data
+                headers = {
+                    "X-Repo-Commit": COMMIT,
+                    "ETag": f'"{digest(data)}"',
+                    "Content-Length": str(len(data)),
+                }
+                self.answer(sent, 200, headers)
             else:
                 self.answer(b"{}", 404, {"X-Error-Code": "RepoNotFound"})
 

@@ -1,11 +1,13 @@
 """From a model id to its files: a directory, the cache or the hub, and one clear line if there are none."""
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from .shard_process import launcher_records, run_to_its_end, spelling_checkpoint
+from .shard_process import COMMAND, environment, launcher_records, run_to_its_end, spelling_checkpoint
 from .small_hub import COMMIT, MODEL, small_hub
 
 WEIGHTS = {
@@ -147,3 +149,45 @@ def test_an_override_without_a_model_in_it_is_the_cache(tmp_path: Path) -> None:
     assert exit_code == 0
     assert (tmp_path / "mounted" / "models--someone--spelling").is_dir()
     assert not (tmp_path / "unused").exists()
+
+
+def test_a_full_disk_is_said_in_one_line(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    small_disk = [
+        "unshare",
+        "-rm",
+        "sh",
+        "-c",
+        'mount -t tmpfs -o size=256k tmpfs "$0" && exec "$@"',
+        str(cache),
+    ]
+    if shutil.which("unshare") is None or subprocess.run([*small_disk, "true"], check=False).returncode != 0:
+        pytest.skip("a small disk needs `unshare` and user namespaces, which this machine does not allow")
+    with small_hub(SMALL | {"model.safetensors": bytes(2**20)}) as hub:
+        outcome = subprocess.run(
+            [*small_disk, *COMMAND, "download-weights", MODEL, "--json-output"],
+            env=environment(
+                {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HUGGINGFACE_HUB_CACHE": str(cache)}
+            ),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert outcome.returncode == 1
+    level, text = launcher_records(outcome.stdout)[-1]
+    assert level == "ERROR"
+    assert text == (
+        f"{MODEL} (revision main) is not complete in the cache and cannot be downloaded: "
+        "[Errno 28] No space left on device"
+    )
+    assert outcome.stderr.splitlines()[-1] == f"Error: {text}"
+    assert "Traceback" not in outcome.stderr
+
+
+def test_a_hub_that_goes_away_within_a_file_is_said_in_one_line(tmp_path: Path) -> None:
+    with small_hub(SMALL | WEIGHTS, breaks_off="model-00002-of-00002.safetensors") as hub:
+        exit_code, log, stderr = download(MODEL, tmp_path, HF_ENDPOINT=hub.url)
+    assert exit_code == 1
+    assert f"{MODEL} (revision main) is not complete in the cache and cannot be downloaded: " in log[-1][1]
+    assert "Traceback" not in stderr
