@@ -77,6 +77,13 @@ def test_a_wrong_type_is_422_and_names_the_field(front: RunningFront, body: obje
     assert response.text.startswith(f"Failed to deserialize the JSON body into the target type: {field}: ")
 
 
+def test_a_number_beyond_every_float_is_400_and_names_the_field(front: RunningFront) -> None:
+    body = b'{"inputs": "a", "parameters": {"temperature": 1e400}}'
+    response = front.client.post("/generate", content=body, headers=JSON)
+    assert response.status_code == 400
+    assert response.text.startswith("Failed to parse the request body as JSON: parameters.temperature: ")
+
+
 def test_null_is_the_same_as_absence_where_the_stock_router_accepts_it(front: RunningFront) -> None:
     nullable = [
         "best_of", "temperature", "repetition_penalty", "frequency_penalty", "top_k", "top_p", "typical_p",

@@ -22,7 +22,15 @@ LENGTH = 64
 def test_requests_join_and_leave_as_in_front_of_the_embedded_router(tmp_path: Path, scene: Scene) -> None:
     need(ROUTERS["v3"])
     shard = FakeShard(str(tmp_path / "shard-0"), max_length=LENGTH, **scene.shard)
-    with running(shard), routed(tmp_path, scene) as service:
+    flags = [
+        "--waiting-served-ratio",
+        str(scene.ratio),
+        "--max-waiting-tokens",
+        str(scene.max_waiting_tokens),
+    ]
+    if scene.max_batch_size is not None:
+        flags += ["--max-batch-size", str(scene.max_batch_size)]
+    with running(shard), routed(tmp_path, *flags) as service:
         assert play(scene, shard, f"http://127.0.0.1:{service.http.port}") == scene.calls
     assert shard.violations == []
 
@@ -44,7 +52,8 @@ def running(shard: FakeShard) -> Iterator[None]:
 
 
 @contextmanager
-def routed(directory: Path, scene: Scene) -> Iterator[StockService]:
+def routed(directory: Path, *flags: str) -> Iterator[StockService]:
+    """The stock router in front of the shard at `shard-0` in the directory."""
     port = free_port()
     command = [
         ROUTERS["v3"],
@@ -53,11 +62,8 @@ def routed(directory: Path, scene: Scene) -> Iterator[StockService]:
         *("--hostname", "127.0.0.1", "--port", str(port), "--prometheus-port", str(free_port())),
         *("--max-input-tokens", str(LENGTH - 1), "--max-total-tokens", str(LENGTH)),
         *("--max-batch-prefill-tokens", str(LENGTH), "--usage-stats", "off"),
-        *("--waiting-served-ratio", str(scene.ratio)),
-        *("--max-waiting-tokens", str(scene.max_waiting_tokens)),
+        *flags,
     ]
-    if scene.max_batch_size is not None:
-        command += ["--max-batch-size", str(scene.max_batch_size)]
     router = start(command, directory, environment({}))
     with HttpClient(port) as http:
         try:

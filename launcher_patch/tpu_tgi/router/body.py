@@ -45,6 +45,10 @@ async def read_body(request: Request, schema: type[Body], payload_limit: int) ->
     try:
         return schema.model_validate(parsed)
     except pydantic.ValidationError as error:
+        if error.errors(include_url=False)[0]["type"] == "finite_number":
+            # JSON knows no infinity: 1e400 is a number that cannot be read.
+            text = f"Failed to parse the request body as JSON: {first_error(error)}"
+            raise RejectedBodyError(400, text) from error
         raise RejectedBodyError(
             422, f"Failed to deserialize the JSON body into the target type: {first_error(error)}"
         ) from error

@@ -16,4 +16,4 @@ Signed32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 class RequestBody(BaseModel):
     """No conversion between types except from an integer to a number."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
