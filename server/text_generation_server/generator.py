@@ -8,8 +8,7 @@ names, requests may be missing from an answer, and no answer may name a request 
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from text_generation_server.engine.contract import (
@@ -17,38 +16,28 @@ from text_generation_server.engine.contract import (
     ChosenTokens,
     Engine,
     PendingTokens,
-    RankedTokens,
 )
 from text_generation_server.errors import InvalidRequestError, UnknownBatchError
+from text_generation_server.grammar.compiler import GrammarCompiler
+from text_generation_server.grammar.constraint import Constraint, wait_for_all, wait_for_one
+from text_generation_server.grammar.masks import masks_of_step
+from text_generation_server.grammar.vocabulary import Vocabulary
 from text_generation_server.requests import CachedBatch, GenerationRequest, StepOutcome, StepTimings
 from text_generation_server.sampling.parameters import require
 from text_generation_server.slots import RequestState, SlotTable
+from text_generation_server.steps import ChosenToken, StartedStep, chosen_for
 from text_generation_server.tokens import PromptEncoder, TokenDecoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-@dataclass(frozen=True)
-class StartedStep:
-    """A decode step that runs on the device, and who held which slot when it was started."""
-
-    pending: PendingTokens
-    owners: dict[int, RequestState]
+PATIENCE = 0.05
+"""Seconds that a prefill, or a decode with nothing else to do, waits for grammars that are being compiled."""
 
 
-@dataclass(frozen=True)
-class ChosenToken:
-    """One token that the engine chose for one request."""
-
-    owner: RequestState
-    id: int
-    logprob: float
-    ranked: RankedTokens | None
-
-
-def ranked_of(tokens: ChosenTokens, row: int) -> RankedTokens | None:
-    return tokens.ranked[row] if tokens.ranked else None
+def constraints_of(rows: Iterable[RequestState]) -> list[Constraint]:
+    return [row.constraint for row in rows if row.constraint is not None]
 
 
 class Generator:
@@ -74,6 +63,7 @@ class Generator:
         self._decoder = TokenDecoder(tokenizer)
         self._encoder = PromptEncoder(tokenizer, self._max_length, engine.limits.vocab_size)
         self._eos_token_ids = eos_token_ids
+        self._grammars = GrammarCompiler(Vocabulary(tokenizer, engine.limits.vocab_size, eos_token_ids))
         self._slots = SlotTable(self._batch_size)
         self._batches: dict[int, list[RequestState]] = {}
         self._arrivals = count()
@@ -96,11 +86,14 @@ class Generator:
         newcomers, failures = self._accepted(requests)
         self.clear(batch_id)
         self._forget_requests({request.id for request in requests})
+        # Most grammars are compiled within that time, and a bad one is refused at once.
+        wait_for_all(constraints_of(newcomers), PATIENCE)
         # Those who wait came first, so free slots are theirs.
         waiting = sum(row.waits for rows in self._batches.values() for row in rows)
         self._batches[batch_id] = newcomers
         try:
-            self._write(self._seat(newcomers[: max(0, self._slots.free_count - waiting)]))
+            ready = [newcomer for newcomer in newcomers if newcomer.waits]
+            self._write(self._seat(ready[: max(0, self._slots.free_count - waiting)]))
         except Exception:
             self.clear(batch_id)
             raise
@@ -165,7 +158,10 @@ class Generator:
         allowed = f"0 (off) to {MAX_RANKED}"
         require(0 <= request.top_n_tokens <= MAX_RANKED, "top_n_tokens", request.top_n_tokens, allowed)
         prompt_ids = self._encoder.encode(request)
-        return RequestState(request, prompt_ids, self._decoder, self._eos_token_ids, next(self._arrivals))
+        constraint = self._grammars.constraint(request.grammar) if request.grammar else None
+        return RequestState(
+            request, prompt_ids, self._decoder, self._eos_token_ids, next(self._arrivals), constraint
+        )
 
     def _merged(self, batch_ids: Sequence[int]) -> tuple[int, list[RequestState]]:
         """Puts all rows under the first id; the other ids are forgotten, as the router does."""
@@ -178,11 +174,17 @@ class Generator:
         return distinct_ids[0], rows
 
     def _advance_until_delivery(self, rows: list[RequestState]) -> None:
-        """Makes one step, unless every row has an undelivered token; more if it told these rows nothing."""
-        if all(row.undelivered for row in rows):
+        """Makes one step, unless every row has news; more if it told these rows nothing.
+
+        Rows that all wait for their grammars have nothing to step for: the router asks again at once, and may
+        bring others in between.
+        """
+        if not any(row.has_news or row.waits or row.slot is not None for row in rows):
+            wait_for_one(constraints_of(rows), PATIENCE)
+        if all(row.has_news for row in rows):
             return
         self._advance(rows)
-        while not any(row.undelivered for row in rows) and any(row.slot is not None for row in rows):
+        while not any(row.has_news for row in rows) and any(row.slot is not None for row in rows):
             self._advance(rows)
 
     def _advance(self, rows: list[RequestState]) -> None:
@@ -195,8 +197,13 @@ class Generator:
         self._write(chosen)
 
     def _start_step(self, owners: dict[int, RequestState]) -> None:
+        constraints = {slot: owner.constraint for slot, owner in owners.items()}
         with self._device_time():
-            self._step = StartedStep(self._engine.decode(), owners)
+            pending = self._engine.decode(masks_of_step(constraints, self._batch_size))
+        self._step = StartedStep(pending, owners)
+        for owner in owners.values():
+            if owner.failure is not None:
+                self._release(owner)
 
     def _read_step(self) -> list[ChosenToken]:
         """The tokens of the running step, or of a new one if the running one concerns nobody any more."""
@@ -209,10 +216,7 @@ class Generator:
         assert self._step is not None
         step, self._step = self._step, None
         tokens = self._read(step.pending)
-        return self._counted(
-            ChosenToken(owner, tokens.token_ids[slot], tokens.logprobs[slot], ranked_of(tokens, slot))
-            for slot, owner in self._slots.still_live(step.owners).items()
-        )
+        return self._counted(chosen_for(self._slots.still_live(step.owners).items(), tokens))
 
     def _seat(self, waiting: Sequence[RequestState]) -> list[ChosenToken]:
         """Gives slots to requests and returns their first tokens. All programs start before one is read."""
@@ -222,23 +226,25 @@ class Generator:
             named = row.request.adapter_id
             adapter = named if named in self._engine.limits.adapters else None
             with self._device_time():
+                allowed = None if row.constraint is None else row.constraint.allowed()
+                if row.failure is not None:
+                    self._release(row)
+                    continue
                 if row.request.prompt_logprobs:
                     row.prompt_logprobs = self._engine.score_prompt(row.prompt_ids, adapter)
                 ranked = row.request.top_n_tokens > 0
-                pending = self._engine.prefill(slot, row.prompt_ids, row.request.sampling, ranked, adapter)
+                sampling = row.request.sampling
+                pending = self._engine.prefill(slot, row.prompt_ids, sampling, ranked, adapter, allowed)
                 started.append((row, pending))
-        first_tokens = [(row, self._read(pending)) for row, pending in started]
-        return self._counted(
-            ChosenToken(row, tokens.token_ids[0], tokens.logprobs[0], ranked_of(tokens, 0))
-            for row, tokens in first_tokens
-        )
+        first_tokens = [chosen_for([(0, row)], self._read(pending)) for row, pending in started]
+        return self._counted(chain.from_iterable(first_tokens))
 
     def _counted(self, chosen: Iterable[ChosenToken]) -> list[ChosenToken]:
-        """Frees the slots of those who are finished by the token alone, so that no step runs for them."""
+        """Frees the slots of those who are finished by the token alone, or fail, so that no step runs for them."""
         counted = list(chosen)
         for token in counted:
             token.owner.count(token.id)
-            if token.owner.finished:
+            if token.owner.finished or token.owner.failure is not None:
                 self._release(token.owner)
         return counted
 
@@ -251,8 +257,10 @@ class Generator:
 
     def _outcome(self, batch_id: int, started_ns: int, failures: dict[int, str]) -> StepOutcome:
         rows = self._batches[batch_id]
+        failures |= {row.id: row.failure for row in rows if row.failure is not None and not row.undelivered}
         generations = [row.undelivered.popleft() for row in rows if row.undelivered]
-        self._keep(batch_id, [row for row in rows if not row.finished or row.undelivered])
+        unfinished = [row for row in rows if not row.finished or row.undelivered]
+        self._keep(batch_id, [row for row in unfinished if row.id not in failures])
         total_ns = time.perf_counter_ns() - started_ns
         timings = StepTimings(self._forward_ns, total_ns - self._forward_ns, total_ns)
         return StepOutcome(generations, self._cached_batch(batch_id), timings, failures)

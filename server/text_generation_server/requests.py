@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from text_generation_server.grammar.definition import Grammar
 from text_generation_server.sampling.parameters import SamplingParameters
 
 
@@ -22,6 +23,8 @@ class GenerationRequest:
         prompt_logprobs: report the logprobs of the prompt's tokens.
         adapter_id: name of a LoRA adapter. Any other name means the base model, since OpenAI clients put the model's
             name there (protocol section 4.5).
+        grammar: what the whole output must match. It ends with an end-of-sequence token where the grammar allows no
+            more, even if `ignore_eos_token`.
     """
 
     id: int
@@ -35,6 +38,7 @@ class GenerationRequest:
     top_n_tokens: int = 0
     prompt_logprobs: bool = False
     adapter_id: str | None = None
+    grammar: Grammar | None = None
 
 
 class FinishReason(Enum):

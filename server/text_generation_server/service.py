@@ -13,6 +13,7 @@ from loguru import logger
 from text_generation_server.engine.contract import Engine
 from text_generation_server.errors import InvalidRequestError, InvalidSettingError, UnknownBatchError
 from text_generation_server.generator import Generator
+from text_generation_server.grammar.definition import Grammar, GrammarKind
 from text_generation_server.pb import messages_pb2 as pb
 from text_generation_server.pb.service_v2_pb2_grpc import TextGenerationServiceServicer as ServicerV2
 from text_generation_server.pb.service_v3_pb2_grpc import TextGenerationServiceServicer as ServicerV3
@@ -36,6 +37,11 @@ FINISH_REASONS = {
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
     FinishReason.EOS_TOKEN: pb.FINISH_REASON_EOS_TOKEN,
     FinishReason.STOP_SEQUENCE: pb.FINISH_REASON_STOP_SEQUENCE,
+}
+
+GRAMMAR_KINDS = {
+    pb.GRAMMAR_TYPE_JSON: GrammarKind.JSON_SCHEMA,
+    pb.GRAMMAR_TYPE_REGEX: GrammarKind.REGEX,
 }
 
 
@@ -202,6 +208,9 @@ class TextGenerationService(ServicerV2, ServicerV3):
             if not request.batches:
                 raise InvalidRequestError("`batches` must name at least one batch. Given: none")
             outcome = self._shard.generator.decode([batch.id for batch in request.batches])
+            if outcome.failures and not outcome.generations and outcome.batch is None:
+                # They are all that the router asked for.
+                raise InvalidRequestError("; ".join(dict.fromkeys(outcome.failures.values())))
             return pb.DecodeResponse(
                 generations=[
                     *map(generation_message, outcome.generations),
@@ -301,10 +310,6 @@ def generation_request(
     Blocks and slots are ignored: the slot table replaces them.
     """
     parameters, stopping = message.parameters, message.stopping_parameters
-    if parameters.grammar_type != pb.GRAMMAR_TYPE_NONE and parameters.grammar:
-        raise InvalidRequestError(
-            "`grammar` is not supported, and must be absent (so must `tools`). Given: a grammar"
-        )
     return GenerationRequest(
         id=message.id,
         prompt=prompt_of(message),
@@ -327,7 +332,18 @@ def generation_request(
         top_n_tokens=message.top_n_tokens,
         prompt_logprobs=message.prefill_logprobs and scores_prompts,
         adapter_id=message.adapter_id if message.HasField("adapter_id") else None,
+        grammar=grammar_of(parameters),
     )
+
+
+def grammar_of(parameters: pb.NextTokenChooserParameters) -> Grammar | None:
+    """None without a type or without a text, which routers send for no grammar."""
+    if parameters.grammar_type == pb.GRAMMAR_TYPE_NONE or not parameters.grammar:
+        return None
+    if parameters.grammar_type not in GRAMMAR_KINDS:
+        known = ", ".join(pb.GrammarType.Name(number) for number in GRAMMAR_KINDS)
+        raise InvalidRequestError(f"`grammar_type` must be one of {known}. Given: {parameters.grammar_type}")
+    return Grammar(GRAMMAR_KINDS[parameters.grammar_type], parameters.grammar)
 
 
 def prompt_of(message: pb.Request) -> str:

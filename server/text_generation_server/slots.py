@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from text_generation_server.engine.contract import RankedTokens
+from text_generation_server.grammar.constraint import Constraint
 from text_generation_server.requests import (
     FinishReason,
     GeneratedText,
@@ -21,12 +22,13 @@ from text_generation_server.tokens import TokenDecoder
 class RequestState:
     """One request from its acceptance to its last token.
 
-    It first waits for a slot, then holds one, then is finished; it never holds a second one.
+    It first waits for a slot, then holds one, then is finished or has failed; it never holds a second one.
 
     Attributes:
         arrival: requests with lower numbers came before; who came first gets a slot first.
         slot: the slot that it holds, else None.
         finished: its last token was chosen. It holds no slot any more.
+        constraint: holds the output to the request's grammar, if it has one.
         prompt_logprobs: those of the prompt's tokens but the first, until the first token is written.
         undelivered: generations that no prefill or decode has returned yet, oldest first.
     """
@@ -38,18 +40,21 @@ class RequestState:
         decoder: TokenDecoder,
         eos_token_ids: frozenset[int],
         arrival: int,
+        constraint: Constraint | None = None,
     ) -> None:
         """Raises InvalidRequestError for an empty stop sequence."""
         self.request = request
         self.prompt_ids = prompt_ids
         self.arrival = arrival
+        self.constraint = constraint
         self.slot: int | None = None
         self.finished = False
         self.prompt_logprobs: list[float] | None = None
         self.undelivered: deque[Generation] = deque()
         self._decoder = decoder
         self._special_ids = decoder.special_ids
-        self._eos_token_ids = frozenset() if request.ignore_eos_token else eos_token_ids
+        ignores_eos = request.ignore_eos_token and constraint is None
+        self._eos_token_ids = frozenset() if ignores_eos else eos_token_ids
         self._text = IncrementalText(decoder, prompt_ids)
         self._stops = StopSequences(request.stop_sequences)
         self._pieces: list[str] = []
@@ -61,14 +66,27 @@ class RequestState:
 
     @property
     def waits(self) -> bool:
-        """Has neither a slot nor a token yet."""
-        return self.slot is None and not self.finished
+        """Has neither a slot nor a token yet, and could use a slot: its grammar, if any, is compiled."""
+        ready = self.constraint is None or self.constraint.is_ready
+        return ready and self.slot is None and not self.finished
+
+    @property
+    def failure(self) -> str | None:
+        """Why it cannot be served (any more), if so."""
+        return None if self.constraint is None else self.constraint.failure
+
+    @property
+    def has_news(self) -> bool:
+        """A decode has something to tell of it."""
+        return bool(self.undelivered) or self.failure is not None
 
     def count(self, token_id: int) -> None:
-        """Takes note of a token; sets `finished` if the id alone tells that it is the last one."""
+        """Takes note of a token; sets `finished` if the id alone tells that it is the last one, maybe `failure`."""
         self._generated_tokens += 1
         if token_id in self._eos_token_ids or self._generated_tokens >= self.request.max_new_tokens:
             self.finished = True
+        elif self.constraint is not None:
+            self.constraint.advance(token_id)
 
     def write(self, token_id: int, logprob: float, ranked: RankedTokens | None = None) -> None:
         """Adds the generation of the token that was counted last; sets `finished` if its text tells so.

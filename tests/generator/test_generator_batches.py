@@ -293,9 +293,9 @@ def test_waiting_for_the_device_is_forward_time(make_room: MakeRoom, monkeypatch
     room.generator.prefill(0, [endless(0)])
     start = FakeEngine.decode
 
-    def slow(engine: FakeEngine) -> object:
+    def slow(engine: FakeEngine, *arguments: Any) -> object:
         time.sleep(0.02)
-        return start(engine)
+        return start(engine, *arguments)
 
     monkeypatch.setattr(FakeEngine, "decode", slow)
     assert room.generator.decode([0]).timings.forward_ns >= 40_000_000

@@ -6,12 +6,13 @@ While there is more than one request, a step takes STEP_SECONDS, from the enviro
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from text_generation_server.engine.contract import AllowedTokens
 from text_generation_server.engine.fake import FakeEngine, FakePendingTokens
 from text_generation_server.errors import UnsupportedModelError
 
@@ -28,10 +29,10 @@ class SteadyEngine(FakeEngine):
 
     seconds = float(os.environ.get("STEP_SECONDS", "0"))
 
-    def decode(self) -> FakePendingTokens:
+    def decode(self, allowed: Callable[[], AllowedTokens] | None = None) -> FakePendingTokens:
         if len(self.live_slots) > 1:
             time.sleep(self.seconds)
-        return super().decode()
+        return super().decode(allowed)
 
 
 def load_engine(

@@ -24,8 +24,12 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "repetition_penalty": ({"parameters": {"repetition_penalty": math.inf}}, "`repetition_penalty` must be"),
     "frequency_penalty": ({"parameters": {"frequency_penalty": -math.inf}}, "`frequency_penalty` must be"),
     "grammar": (
-        {"parameters": {"grammar": "[a-z]+", "grammar_type": pb.GRAMMAR_TYPE_REGEX}},
-        "`grammar` is not supported",
+        {"parameters": {"grammar": "(", "grammar_type": pb.GRAMMAR_TYPE_REGEX}},
+        "`grammar` cannot be compiled: unclosed group",
+    ),
+    "grammar_type": (
+        {"parameters": {"grammar": "a", "grammar_type": 3}},
+        "`grammar_type` must be one of GRAMMAR_TYPE_JSON, GRAMMAR_TYPE_REGEX. Given: 3",
     ),
     "top_n_tokens": ({"top_n_tokens": 21}, "`top_n_tokens` must be 0 (off) to 20. Given: 21"),
     "max_new_tokens": ({"max_new_tokens": 0}, "`max_new_tokens` must be"),

@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from text_generation_server.sampling.parameters import SamplingParameters
 
 
@@ -38,6 +41,14 @@ class EngineLimits:
 
 MAX_RANKED = 20
 """How many of the best tokens an engine ranks for requests that ask for alternatives."""
+
+
+AllowedTokens = NDArray[np.int32]
+"""The tokens that may be chosen, packed: bit i of word w is for token `32 * w + i`.
+
+[words] for a prefill, [batch_size, words] for a decode; `words` is ceil(vocab_size / 32). What stands in bits beyond
+the vocabulary means nothing. At least one token of each live slot must be allowed.
+"""
 
 
 @dataclass(frozen=True)
@@ -105,18 +116,23 @@ class Engine(Protocol):
         sampling: SamplingParameters,
         ranked: bool = False,
         adapter: str | None = None,
+        allowed: AllowedTokens | None = None,
     ) -> PendingTokens:
         """Starts the program that fills `slot` with a prompt and chooses the first token; the slot is now live.
 
         Other slots are carried over untouched. `1 <= len(token_ids) < max_length`, else ValueError. With
         `ranked`, the outcomes have the best tokens as long as this slot is live. `adapter` is one of
-        `limits.adapters`, else ValueError, or None for the base model; the slot keeps it.
+        `limits.adapters`, else ValueError, or None for the base model; the slot keeps it. The first token is one of
+        `allowed`; None allows all.
         Returns one chosen token.
         """
         ...
 
-    def decode(self) -> PendingTokens:
+    def decode(self, allowed: Callable[[], AllowedTokens] | None = None) -> PendingTokens:
         """Starts one step for all slots: each live slot consumes its last token and chooses the next one.
+
+        `allowed` tells what each slot may choose; None allows all. It is called once the model runs, so that the host
+        finds out meanwhile.
 
         Steps run in the order in which they were started, so a step may be started before the one
         before it was read. RuntimeError if no slot is live.

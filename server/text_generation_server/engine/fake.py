@@ -11,8 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from text_generation_server.engine.contract import (
     MAX_RANKED,
+    AllowedTokens,
     ChosenTokens,
     EngineLimits,
     RankedTokens,
@@ -60,7 +63,8 @@ class FakeEngine:
     """A deterministic engine in plain Python.
 
     Attributes:
-        calls: how often each method was called; "read" counts the outcomes that were read.
+        calls: how often each method was called; "read" counts the outcomes that were read, "masked decode" the
+            decodes in which not all tokens were allowed.
         prefills: the arguments of all prefills, oldest first.
     """
 
@@ -123,6 +127,7 @@ class FakeEngine:
         sampling: SamplingParameters,
         ranked: bool = False,
         adapter: str | None = None,
+        allowed: AllowedTokens | None = None,
     ) -> FakePendingTokens:
         """RuntimeError if the slot is live or does not exist; ValueError if the prompt or the adapter does not fit."""
         self.calls["prefill"] += 1
@@ -141,11 +146,11 @@ class FakeEngine:
         self._shifts[slot] = shift
         if ranked:
             self._ranked.add(slot)
-        token_id = self._advance(slot)
+        token_id = self._advance(slot, allowed)
         best = [self.ranking_of(token_id)] if ranked else None
         return self._pending("prefill", ChosenTokens([token_id], [self.logprob_of(token_id)], best))
 
-    def decode(self) -> FakePendingTokens:
+    def decode(self, allowed: Callable[[], AllowedTokens] | None = None) -> FakePendingTokens:
         """RuntimeError if no slot is live, or if a live one is full: its owner should have ended before."""
         self.calls["decode"] += 1
         self._raise_planned("decode")
@@ -154,8 +159,11 @@ class FakeEngine:
         size = self._limits.batch_size
         nothing = [RankedTokens([], []) for _ in range(size)] if self._ranked else None
         chosen = ChosenTokens([MEANINGLESS_TOKEN] * size, [float("nan")] * size, nothing)
+        masks = None if allowed is None else allowed()
+        if masks is not None:
+            self.calls["masked decode"] += 1
         for slot in self._histories:
-            chosen.token_ids[slot] = self._advance(slot)
+            chosen.token_ids[slot] = self._advance(slot, None if masks is None else masks[slot])
             chosen.logprobs[slot] = self.logprob_of(chosen.token_ids[slot])
             if chosen.ranked is not None:
                 chosen.ranked[slot] = self.ranking_of(chosen.token_ids[slot])
@@ -190,11 +198,13 @@ class FakeEngine:
         logprobs = [self.logprob_of(token_id) - step for step in (0, 1, 2, 2, *range(3, MAX_RANKED - 1))]
         return RankedTokens(ids, logprobs)
 
-    def _advance(self, slot: int) -> int:
+    def _advance(self, slot: int, allowed: AllowedTokens | None) -> int:
         history = self._histories[slot]
         if len(history) >= self._limits.max_length:
             raise RuntimeError(f"Slot {slot} is full: it holds {self._limits.max_length} tokens.")
         token_id = (self._next_token(history) + self._shifts[slot]) % self._limits.vocab_size
+        if allowed is not None:
+            token_id = self._first_allowed(token_id, allowed)
         history.append(token_id)
         return token_id
 
@@ -205,6 +215,17 @@ class FakeEngine:
         if adapter not in self._limits.adapters:
             raise ValueError(f"There is no adapter {adapter!r}. Loaded: {self._limits.adapters}.")
         return 1 + self._limits.adapters.index(adapter)
+
+    def _first_allowed(self, token_id: int, allowed: AllowedTokens) -> int:
+        """The token itself, or the next one that is allowed. RuntimeError if none is, or for a wrong shape."""
+        size = self._limits.vocab_size
+        if allowed.shape != (-(-size // 32),):
+            raise RuntimeError(f"A mask of {size} tokens cannot have the shape {allowed.shape}.")
+        bits = np.unpackbits(allowed.view(np.uint8), bitorder="little")[:size]
+        for step in range(size):
+            if bits[(token_id + step) % size]:
+                return (token_id + step) % size
+        raise RuntimeError("No token is allowed.")
 
     def _pending(self, program: Program, chosen: ChosenTokens) -> FakePendingTokens:
         return FakePendingTokens(self, chosen, self._failures.pop((program, "read"), None))

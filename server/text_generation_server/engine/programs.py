@@ -13,6 +13,8 @@ Each token takes two programs, one that runs the model and one that chooses:
     new request:  prefill (one per bucket) -> logits -> admit -> scores (-> rank)
     step:         forward (one per length) -> logits -> choose (one per Processing) -> scores (-> rank)
 
+While a request with a grammar is live, one more goes in between: logits -> constrain -> logits.
+
 So programs add up instead of multiplying, and the choice, which compiles slowly for its size, is compiled once
 for each kind. Logits and scores stay on the device.
 """
@@ -27,6 +29,7 @@ from text_generation_server.engine.cache import DecodeStep, PrefillStep, ProbeSt
 from text_generation_server.engine.contract import MAX_RANKED
 from text_generation_server.engine.state import FLOAT_COLUMNS, INTEGER_COLUMNS, SlotRows
 from text_generation_server.sampling.choice import choose, choose_greedy
+from text_generation_server.sampling.masking import mask_disallowed
 from text_generation_server.sampling.parameters import Processing, WatermarkStrength
 from text_generation_server.sampling.processing import History, ProcessingTensors, process
 from text_generation_server.sampling.ranking import rank
@@ -148,6 +151,19 @@ def forward(
         return [*successors(layers), logits]
 
     return Program(function, [*cache, rows.tokens, rows.positions, *adapters], len(cache))
+
+
+def constrain(logits: Tensor, allowed: Tensor) -> Program:
+    """Keeps all tokens but the allowed ones from being chosen; see `mask_disallowed`.
+
+    The function returns the logits, [rows, vocabulary].
+    """
+
+    def function(arguments: list[Tensor]) -> list[Tensor]:
+        logits, allowed = arguments
+        return [mask_disallowed(logits, allowed)]
+
+    return Program(function, [logits, allowed], 0)
 
 
 def choose_next(

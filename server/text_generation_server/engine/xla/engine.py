@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from text_generation_server.engine import programs
 from text_generation_server.engine.buckets import bucket_for, decode_lengths, prefill_buckets
 from text_generation_server.engine.contract import (
+    AllowedTokens,
     ChosenTokens,
     EngineLimits,
     PendingTokens,
@@ -28,6 +29,7 @@ from text_generation_server.engine.state import DecodeState, float_parameters, i
 from text_generation_server.engine.xla import measurement
 from text_generation_server.engine.xla.compiled import CompiledProgram
 from text_generation_server.engine.xla.slot_adapters import SlotAdapters
+from text_generation_server.sampling.masking import WORD_BITS
 from text_generation_server.sampling.parameters import Processing, SamplingParameters, WatermarkStrength
 
 
@@ -116,6 +118,7 @@ class XlaEngine:
             "admit": rows,
             "forward": cache,
             "choose": rows,
+            "constrain": none,
             "rank": none,
             "score prompt": none,
         }
@@ -141,6 +144,7 @@ class XlaEngine:
             *(ProgramKey("forward", length) for length in reversed(self._decode_lengths)),
             ProgramKey("admit", self._limits.max_length),
             *(ProgramKey("choose", processing) for processing in reversed(Processing)),
+            *(ProgramKey("constrain", rows) for rows in sorted({1, self._limits.batch_size})),
             *(ProgramKey("rank", rows) for rows in sorted({1, self._limits.batch_size})),
             *(ProgramKey("score prompt", bucket) for bucket in scored[::-1]),
         ]
@@ -158,6 +162,9 @@ class XlaEngine:
             return programs.choose_next(
                 state.rows, logits, self._limits.max_length, processing, self._strength
             )
+        if key.kind == "constrain":
+            allowed = torch.zeros((key.variant, -(-self._limits.vocab_size // WORD_BITS)), dtype=torch.int32)
+            return programs.constrain(self._empty_logits(key.variant), allowed.to(self._device))
         if key.kind == "rank":
             scores = torch.zeros((key.variant, self._limits.vocab_size), dtype=torch.float32)
             return programs.rank_tokens(scores.to(self._device))
@@ -216,6 +223,7 @@ class XlaEngine:
         sampling: SamplingParameters,
         ranked: bool = False,
         adapter: str | None = None,
+        allowed: AllowedTokens | None = None,
     ) -> PendingTokens:
         length = len(token_ids)
         if not 1 <= length < self._limits.max_length:
@@ -230,6 +238,8 @@ class XlaEngine:
         adapters = self._adapters.of_prompt(adapter)
         consumed = [*self._state, ids, padded, placement, *parameters, *adapters]
         (logits,) = self._run(ProgramKey("prefill", bucket), [ids, placement, *adapters])
+        if allowed is not None:
+            logits = self._constrain(logits, allowed.reshape(1, -1), consumed)
         packed, scores = self._run(
             ProgramKey("admit", self._limits.max_length), [logits, padded, placement, *parameters]
         )
@@ -238,6 +248,13 @@ class XlaEngine:
         self._adapters.assign(slot, adapter)
         self._watch_compilations()
         return PendingArray(packed, best, [*consumed, logits, scores])
+
+    def _constrain(self, logits: Tensor, allowed: AllowedTokens, consumed: list[Tensor]) -> Tensor:
+        """The logits of the allowed tokens, [rows, words]; adds what the program consumes to `consumed`."""
+        mask = torch.from_numpy(allowed).to(self._device)
+        (constrained,) = self._run(ProgramKey("constrain", logits.shape[0]), [logits, mask])
+        consumed += [logits, mask]
+        return constrained
 
     def _rank(self, scores: Tensor) -> Tensor:
         (best,) = self._run(ProgramKey("rank", scores.shape[0]), [scores])
@@ -264,7 +281,7 @@ class XlaEngine:
     def _send_parameters(self, sampling: SamplingParameters) -> list[Tensor]:
         return [float_parameters(sampling).to(self._device), integer_parameters(sampling).to(self._device)]
 
-    def decode(self) -> PendingTokens:
+    def decode(self, allowed: Callable[[], AllowedTokens] | None = None) -> PendingTokens:
         if not self._live:
             raise RuntimeError("no slot is live")
         # A slot that ran past its end while its last token was being read is clamped on the device too.
@@ -275,6 +292,8 @@ class XlaEngine:
         rows = DecodeState.unflatten(self._state).rows
         inputs = [rows.tokens, rows.positions, *self._adapters.of_slots]
         (logits,) = self._run(ProgramKey("forward", length), inputs)
+        if allowed is not None:
+            logits = self._constrain(logits, allowed(), consumed)
         packed, scores = self._run(ProgramKey("choose", processing), [logits])
         best = self._rank(scores) if any(slot.ranked for slot in self._live.values()) else None
         for slot in self._live.values():
