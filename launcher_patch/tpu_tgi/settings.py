@@ -19,6 +19,7 @@ class LauncherSettings:
         dtype: None leaves it to the shard.
         hostname: an IP address or `localhost`.
         trust_remote_code: handed to the shard, which says that it is without effect.
+        otlp_endpoint, otlp_service_name: for the shard's traces; the embedded router makes none.
         shard_variables: what the shard reads from its environment beside the two numbers.
         shard_uds_path: the shard's socket is this path with `-0` appended.
         logger_level: for the shard, in capitals.
@@ -28,6 +29,8 @@ class LauncherSettings:
     router: RouterSettings
     dtype: str | None
     trust_remote_code: bool
+    otlp_endpoint: str | None
+    otlp_service_name: str | None
     shard_variables: Mapping[str, str]
     hostname: str
     port: int
@@ -65,6 +68,8 @@ def launcher_settings(choices: Choices, parameters: Parameters) -> LauncherSetti
         router=RouterSettings(**router),
         dtype=values["dtype"].value if values["dtype"] else None,
         trust_remote_code=values["trust_remote_code"],
+        otlp_endpoint=values["otlp_endpoint"],
+        otlp_service_name=values["otlp_service_name"],
         shard_variables=choices.shard_variables,
         hostname=values["hostname"],
         port=values["port"],

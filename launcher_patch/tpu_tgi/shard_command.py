@@ -13,6 +13,8 @@ def serve_arguments(settings: LauncherSettings) -> list[str]:
         ("--dtype", settings.dtype),
         ("--revision", settings.router.revision),
         ("--max-input-tokens", settings.router.max_input_tokens),
+        ("--otlp-endpoint", settings.otlp_endpoint),
+        ("--otlp-service-name", settings.otlp_service_name),
     ):
         if value is not None:
             arguments += [name, str(value)]

@@ -5,8 +5,10 @@ from typing import Any
 
 from text_generation_server.errors import InvalidSettingError
 from tpu_tgi.options.command import Choices
+from tpu_tgi.options.model import Dtype
 from tpu_tgi.options.option import Option
-from tpu_tgi.options.table import OPTIONS, SHAPE, Dtype
+from tpu_tgi.options.shape import SHAPE
+from tpu_tgi.options.table import OPTIONS
 from tpu_tgi.parameters.derivation import Parameters
 from tpu_tgi.stock.programs import StockPrograms
 

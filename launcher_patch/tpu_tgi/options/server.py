@@ -1,0 +1,96 @@
+"""Addresses, access and log of the service, and this launcher itself."""
+
+from tpu_tgi.options.option import Option, Panel
+
+SERVER = (
+    Option(
+        "--hostname",
+        Panel.SERVER,
+        str,
+        "IP address to serve on; another name, as containers set it, means 0.0.0.0.",
+        unit="ADDRESS",
+        default="0.0.0.0",
+    ),
+    Option("--port", Panel.SERVER, int, "Of HTTP.", unit="PORT", default=3000, least=0, short="-p"),
+    Option(
+        "--prometheus-port",
+        Panel.SERVER,
+        int,
+        "Port that the stock router binds for a moment while it starts.",
+        unit="PORT",
+        otherwise="9000, or a free one if that is taken",
+        least=1,
+        stock_only=True,
+    ),
+    Option("--api-key", Panel.SERVER, str, "What clients send as `Authorization: Bearer ...`.", unit="KEY"),
+    Option(
+        "--cors-allow-origin",
+        Panel.SERVER,
+        list[str],
+        "Origin of web pages that may call; may be repeated.",
+        unit="ORIGIN",
+        default=[],
+        otherwise="every origin",
+    ),
+    Option(
+        "--shard-uds-path",
+        Panel.SERVER,
+        str,
+        "Socket between router and shard; -0 is appended.",
+        unit="PATH",
+        default="/tmp/text-generation-server",
+    ),
+    Option(
+        "--graceful-termination-timeout",
+        Panel.SERVER,
+        int,
+        "What running answers have on SIGTERM, and then the shard.",
+        unit="SECONDS",
+        default=90,
+    ),
+    Option(
+        "--otlp-endpoint",
+        Panel.SERVER,
+        str,
+        "Collector of OpenTelemetry traces (gRPC).",
+        unit="URL",
+        otherwise="no traces",
+    ),
+    Option(
+        "--otlp-service-name",
+        Panel.SERVER,
+        str,
+        "The name under which traces are sent.",
+        unit="NAME",
+        otherwise="text-generation-inference.router, for shards .server",
+    ),
+    Option("--json-output", Panel.SERVER, bool, "Log as JSON.", default=False),
+)
+
+LAUNCHER = (
+    Option(
+        "--embedded",
+        Panel.LAUNCHER,
+        bool,
+        "Use the launcher and router in Python, even if the stock programs are in PATH.",
+        default=False,
+        own=True,
+    ),
+    Option(
+        "--dry-run",
+        Panel.LAUNCHER,
+        bool,
+        "Print the numbers, the memory that they take, and what would be started.",
+        default=False,
+        own=True,
+    ),
+    Option(
+        "--log-level",
+        Panel.LAUNCHER,
+        str,
+        "Of launcher, router and shard. The stock programs also take filters such as text_generation_router=debug.",
+        unit="LEVEL",
+        default="INFO",
+        own=True,
+    ),
+)

@@ -1,0 +1,77 @@
+"""Batch size and sequence length, and the numbers that have to agree with them (`tpu_tgi.parameters`)."""
+
+from tpu_tgi.options.option import Option, Panel
+
+SHAPE = (
+    Option(
+        "--max-batch-size",
+        Panel.SHAPE,
+        int,
+        "Requests that run at once; also HF_BATCH_SIZE.",
+        unit="REQUESTS",
+        otherwise="4, or what --max-batch-total-tokens holds",
+        least=1,
+    ),
+    Option(
+        "--max-total-tokens",
+        Panel.SHAPE,
+        int,
+        "Prompt and answer of a request together; also HF_SEQUENCE_LENGTH.",
+        unit="TOKENS",
+        otherwise="what the model allows, at most 2048",
+        least=2,
+    ),
+    Option(
+        "--max-input-tokens",
+        Panel.SHAPE,
+        int,
+        "The longest prompt.",
+        unit="TOKENS",
+        otherwise="--max-total-tokens less 1",
+        least=1,
+    ),
+    Option(
+        "--max-input-length",
+        Panel.SHAPE,
+        int,
+        "The old name of --max-input-tokens.",
+        unit="TOKENS",
+        otherwise="as --max-input-tokens",
+        least=1,
+    ),
+    Option(
+        "--max-batch-prefill-tokens",
+        Panel.SHAPE,
+        int,
+        "Prompts that are prefilled together.",
+        unit="TOKENS",
+        otherwise="--max-total-tokens: one longest prompt, or several short ones",
+        least=1,
+    ),
+    Option(
+        "--max-batch-total-tokens",
+        Panel.SHAPE,
+        int,
+        "All running requests together: batch size times sequence length.",
+        unit="TOKENS",
+        otherwise="what the shard holds",
+        least=1,
+    ),
+    Option(
+        "--max-concurrent-requests",
+        Panel.SHAPE,
+        int,
+        "Requests that run or wait; more are refused with status 429.",
+        unit="REQUESTS",
+        otherwise="128, or twice the batch size if that is more",
+        least=1,
+    ),
+    Option(
+        "--num-shard",
+        Panel.SHAPE,
+        int,
+        "Processes that share the model; only 1 is served.",
+        unit="PROCESSES",
+        otherwise="1, whatever CUDA_VISIBLE_DEVICES lists",
+    ),
+)

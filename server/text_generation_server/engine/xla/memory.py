@@ -1,0 +1,43 @@
+"""The free memory of the device, as far as it can be known."""
+
+from pathlib import Path
+
+import torch_xla.core.xla_model as xm
+from torch_xla import runtime
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def free_memory() -> int | None:
+    """Bytes that can still be allocated on the device; None if it does not tell.
+
+    XLA's CPU device has the host's memory: what the kernel can give without swapping, or what is left to this
+    container if that is less.
+    """
+    if runtime.device_type() == "CPU":
+        return min((size for size in (host_memory(MEMINFO), container_memory(CGROUP)) if size is not None), default=None)
+    try:
+        info = xm.get_memory_info()
+        return int(info["bytes_limit"]) - int(info["bytes_used"])
+    except (RuntimeError, KeyError):
+        return None
+
+
+def host_memory(meminfo: Path) -> int | None:
+    """MemAvailable, see proc_meminfo(5)."""
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return None
+    sizes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(sizes[0]) * 1024 if sizes else None
+
+
+def container_memory(cgroup: Path) -> int | None:
+    """What is left of the limit of a cgroup v2; None without one."""
+    try:
+        limit, used = ((cgroup / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return None
+    return int(limit) - int(used) if limit.isdigit() else None
