@@ -33,18 +33,20 @@ class MemoryNeed:
         return self.total(batch_size, length) <= usable(memory)
 
     def refusal(self, memory: int | None, batch_size: int, length: int) -> str:
-        """Why it does not fit, and what would; `memory`: bytes that were free, None if nobody knows."""
+        """Why it does not fit, and what would; `memory`: what there is for all of it, None if nobody knows."""
         asked = (
             f"HF_BATCH_SIZE={batch_size} and HF_SEQUENCE_LENGTH={length} need "
             f"{gibibytes(self.cache(batch_size, length))} of KV cache beside {gibibytes(self.weights)} of weights"
         )
-        if memory is None:
+        if memory is None or self.fits(memory, batch_size, length):
             return f"{asked}, which does not fit in the memory of the device: lower one of the two numbers"
         batch, longest = self.largest_batch(memory, length), self.largest_length(memory, batch_size)
         fitting = [f"HF_BATCH_SIZE={batch} with this length"] if batch else []
         fitting += [f"HF_SEQUENCE_LENGTH={longest} with this batch size"] if longest else []
-        advice = " or ".join(fitting) or "HF_BATCH_SIZE=1 and a shorter HF_SEQUENCE_LENGTH, or a smaller model,"
-        return f"{asked}, and the device has {gibibytes(memory)} free: {advice} would fit"
+        advice = (
+            " or ".join(fitting) or "HF_BATCH_SIZE=1 and a shorter HF_SEQUENCE_LENGTH, or a smaller model,"
+        )
+        return f"{asked}, and the device has {gibibytes(memory)} for both: {advice} would fit"
 
     def largest_batch(self, memory: int, length: int) -> int:
         """The most slots of this length that fit; 0 if not even one does."""

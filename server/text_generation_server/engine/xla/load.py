@@ -1,5 +1,6 @@
 """From a checkpoint directory to a running engine."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from text_generation_server.engine.adapters.reading import Adapter, read_adapter
 from text_generation_server.engine.adapters.stacking import stack_adapters
 from text_generation_server.engine.contract import EngineLimits
 from text_generation_server.engine.layout import CacheLayout
+from text_generation_server.engine.memory import MemoryNeed
 from text_generation_server.engine.state import initial_state
 from text_generation_server.engine.weights import store_transposed
 from text_generation_server.engine.xla.engine import XlaEngine
+from text_generation_server.engine.xla.memory import free_memory
 from text_generation_server.errors import InvalidSettingError
 from text_generation_server.sampling.parameters import WatermarkStrength
 
@@ -70,7 +73,7 @@ def load_engine(
     engine = place_on_device(loaded, batch_size, scores_prompts, strength, lora)
     logger.info(
         f"Loaded {config.model_type} in {name}: batch size {batch_size}, sequence length {loaded.max_length}, "
-        f"KV cache {cache_bytes(loaded, batch_size) / 2**20:.0f} MiB"
+        f"KV cache {memory_need(loaded, device_layout()).cache(batch_size, loaded.max_length) / 2**20:.0f} MiB"
     )
     return LoadedEngine(engine, tokenizer, eos_token_ids)
 
@@ -98,11 +101,17 @@ def place_on_device(
             together.
     """
     stacks = stack_adapters(loaded.model, adapters, loaded.dtype)
-    adapter_bytes = sum(stack.nbytes for stack in stacks.values())
     for adapter in adapters:
         logger.info(
             f"LoRA adapter {adapter.name}: rank {adapter.largest_rank}, {len(adapter.updates)} layers"
         )
+    layout = layout or device_layout()
+    need = memory_need(loaded, layout, sum(stack.nbytes for stack in stacks.values()))
+    # On a CPU the weights are in that memory already.
+    free = free_memory()
+    memory = None if free is None else free + (need.weights if on_cpu() else 0)
+    if memory is not None and need.total(batch_size, loaded.max_length) > memory:
+        raise InvalidSettingError(need.refusal(memory, batch_size, loaded.max_length))
     device = torch_xla.device()
     name = str(loaded.dtype).removeprefix("torch.")
     if on_cpu():
@@ -115,19 +124,14 @@ def place_on_device(
         if not on_cpu():
             # Moving parameters to an XLA device unties them; a tied head would take its memory twice.
             loaded.model.tie_weights()
-        layout = layout or (CacheLayout.HEADS if on_cpu() else CacheLayout.LANES)
         state = initial_state(
             loaded.cache_shape, layout, batch_size, loaded.max_length, loaded.vocab_size, loaded.dtype, device
         )
         on_device = {layer: stack.to(device) for layer, stack in stacks.items()}
         torch_xla.sync(wait=True)
     except RuntimeError as error:
-        raise InvalidSettingError(
-            f"HF_BATCH_SIZE={batch_size} and HF_SEQUENCE_LENGTH={loaded.max_length} need "
-            f"{cache_bytes(loaded, batch_size) / 2**30:.1f} GiB of KV cache, which does not fit beside the weights "
-            f"and {adapter_bytes / 2**30:.1f} GiB of LoRA adapters; lower one of them, or load fewer adapters: "
-            f"{host.first_line(error)}"
-        ) from error
+        refusal = need.refusal(memory, batch_size, loaded.max_length)
+        raise InvalidSettingError(f"{refusal}: {host.first_line(error)}") from error
     model = AdaptedModel(loaded.model, on_device) if adapters else loaded.model
     names = tuple(adapter.name for adapter in adapters)
     limits = EngineLimits(
@@ -136,7 +140,16 @@ def place_on_device(
     return XlaEngine(model, state, limits, strength, device)
 
 
-def cache_bytes(loaded: host.HostModel, batch_size: int) -> int:
-    """Size of the KV cache."""
-    per_token = sum(heads * dim for layer in loaded.cache_shape.layers for heads, dim in layer)
-    return per_token * loaded.max_length * batch_size * loaded.dtype.itemsize
+def device_layout() -> CacheLayout:
+    """How the device wants keys and values to lie."""
+    return CacheLayout.HEADS if on_cpu() else CacheLayout.LANES
+
+
+def memory_need(loaded: host.HostModel, layout: CacheLayout, adapter_bytes: int = 0) -> MemoryNeed:
+    """What weights and static batch take on the device."""
+    shapes = [layout.shape(*heads_and_dim) for layer in loaded.cache_shape.layers for heads_and_dim in layer]
+    return MemoryNeed(
+        weights=adapter_bytes + sum(parameter.nbytes for parameter in loaded.model.parameters()),
+        position=sum(math.prod(shape) for shape in shapes) * loaded.dtype.itemsize,
+        slot=4 * loaded.vocab_size,
+    )

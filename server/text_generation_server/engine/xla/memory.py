@@ -16,7 +16,10 @@ def free_memory() -> int | None:
     container if that is less.
     """
     if runtime.device_type() == "CPU":
-        return min((size for size in (host_memory(MEMINFO), container_memory(CGROUP)) if size is not None), default=None)
+        return min(
+            (size for size in (host_memory(MEMINFO), container_memory(CGROUP)) if size is not None),
+            default=None,
+        )
     try:
         info = xm.get_memory_info()
         return int(info["bytes_limit"]) - int(info["bytes_used"])
@@ -35,9 +38,10 @@ def host_memory(meminfo: Path) -> int | None:
 
 
 def container_memory(cgroup: Path) -> int | None:
-    """What is left of the limit of a cgroup v2; None without one."""
+    """What is left of the limit of a cgroup v2; None without one. Cached files do not count: they make way."""
     try:
-        limit, used = ((cgroup / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        limit, statistics = ((cgroup / name).read_text() for name in ("memory.max", "memory.stat"))
     except OSError:
         return None
-    return int(limit) - int(used) if limit.isdigit() else None
+    used = [int(line.split()[1]) for line in statistics.splitlines() if line.startswith("anon ")]
+    return int(limit) - sum(used) if limit.strip().isdigit() else None
