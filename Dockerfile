@@ -57,8 +57,12 @@ COPY LICENSE /usr/share/doc/tpu-tgi/
 COPY --from=launcher /usr/local/bin/text-generation-launcher /usr/local/bin/
 COPY --from=router /usr/local/bin/text-generation-router /usr/local/bin/
 # The launcher finds the shard in PATH, and the Python embedded in the router finds its packages by the first python3.
+# HOSTNAME is where the launcher serves; Docker would put the name of the container there. torch fails for a user without
+# a name, such as those of `docker run --user`, unless LOGNAME has one.
 ENV PATH=/opt/tpu-tgi/bin:$PATH \
     HF_HOME=/data \
+    HOSTNAME=0.0.0.0 \
+    LOGNAME=tgi \
     PORT=80
 # A library that the base lacks fails here, and not at the start.
 RUN text-generation-launcher --version && text-generation-router --version \

@@ -65,6 +65,8 @@ def convert(gguf: Path, destination: Path) -> None:
     inline_chat_template(destination)
     # Weights last: their file marks the directory as complete.
     model.save_pretrained(destination)
+    # safetensors lets nobody else read what it writes, and a container may run as somebody else.
+    (destination / "model.safetensors").chmod(0o644)
 
 
 def inline_chat_template(directory: Path) -> None:

@@ -162,7 +162,7 @@ def test_a_user_that_the_image_does_not_know_is_served(start_service: Callable[.
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--model-id", MOUNTED, "--max-total-tokens", "many"], "many"),
+        (["--model-id", MOUNTED, "--max-total-tokens", "many"], "--max-total-tokens"),
         (["--model-id", MOUNTED, "--no-such-option"], "--no-such-option"),
         (["--model-id", "/data/nowhere"], "/data/nowhere"),
     ],
