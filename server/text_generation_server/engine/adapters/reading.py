@@ -160,9 +160,20 @@ def read_config(name: str, directory: Path) -> dict[str, Any]:
         raise refusal(
             name, f"lora_alpha and alpha_pattern must have numbers, for example 16. Given: {alphas}"
         )
+    for pattern in config.get("alpha_pattern") or {}:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise refusal(
+                name, f"alpha_pattern has {pattern!r}, which is no regular expression: {error}"
+            ) from error
     for entry in sorted(set(config) - READ - WITHOUT_EFFECT):
         if config[entry]:
-            raise refusal(name, f"{entry} is {config[entry]!r}, which is not supported. Train it without")
+            raise refusal(
+                name,
+                f"{entry} is {config[entry]!r}, which is not supported. Train it without, or remove the entry if it "
+                "does not change what the adapter computes",
+            )
     return config
 
 
