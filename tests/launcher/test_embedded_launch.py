@@ -66,6 +66,25 @@ def test_what_cannot_be_served_is_refused_by_name(
     )
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "works"),
+    [
+        ("--port", "65536", "65535"),
+        ("--port", "-1", "0"),
+        ("--max-batch-size", "0", "1"),
+        ("--graceful-termination-timeout", "-5", "0"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_the_nearest_that_is_taken(
+    tmp_path: Path, model: str, option: str, value: str, works: str
+) -> None:
+    outcome = dry_run(install(tmp_path / "bin", None, None), model, option, value)
+    assert outcome.exit_code == 2
+    message = " ".join(outcome.output.replace("│", " ").split())
+    assert f"Invalid value for '{option}'" in message
+    assert f"or equal to {works} " in message
+
+
 def test_more_shards_than_one_are_refused(tmp_path: Path, model: str) -> None:
     outcome = dry_run(install(tmp_path / "bin", None, None), model, "--num-shard", "2")
     assert outcome.exit_code == 1

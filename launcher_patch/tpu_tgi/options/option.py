@@ -28,7 +28,7 @@ class Option:
         unit: of the value, or what it is, in `--help`.
         default: None where nothing is passed on unless it is given.
         otherwise: what that means.
-        least: the smallest number that is taken.
+        least, most: the smallest and the largest number that is taken.
         own: it is for `tpu-tgi` alone, and the stock launcher does not know it.
         stock_only: the embedded launcher has no use for it.
         shard_variable: the variable in which the shard reads it, where that is not left to its own command line.
@@ -44,6 +44,7 @@ class Option:
     default: Any = None
     otherwise: str = ""
     least: int | None = None
+    most: int | None = None
     own: bool = False
     stock_only: bool = False
     shard_variable: str | None = None
@@ -76,6 +77,7 @@ class Option:
             help=self.help,
             metavar=self.unit,
             min=self.least,
+            max=self.most,
             show_default=self.otherwise or self.default not in (None, False),
             rich_help_panel=self.panel.value,
         )

@@ -2,6 +2,8 @@
 
 from tpu_tgi.options.option import Option, Panel
 
+LAST_PORT = 65535
+
 SERVER = (
     Option(
         "--hostname",
@@ -11,7 +13,17 @@ SERVER = (
         unit="ADDRESS",
         default="0.0.0.0",
     ),
-    Option("--port", Panel.SERVER, int, "Of HTTP.", unit="PORT", default=3000, least=0, short="-p"),
+    Option(
+        "--port",
+        Panel.SERVER,
+        int,
+        "Of HTTP.",
+        unit="PORT",
+        default=3000,
+        least=0,
+        most=LAST_PORT,
+        short="-p",
+    ),
     Option(
         "--prometheus-port",
         Panel.SERVER,
@@ -20,6 +32,7 @@ SERVER = (
         unit="PORT",
         otherwise="9000, or a free one if that is taken",
         least=1,
+        most=LAST_PORT,
         stock_only=True,
     ),
     Option("--api-key", Panel.SERVER, str, "What clients send as `Authorization: Bearer ...`.", unit="KEY"),
@@ -47,6 +60,7 @@ SERVER = (
         "What running answers have on SIGTERM, and then the shard.",
         unit="SECONDS",
         default=90,
+        least=0,
     ),
     Option(
         "--otlp-endpoint",
