@@ -10,6 +10,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from text_generation_server.sampling.choice import choose, choose_greedy
+from text_generation_server.sampling.masking import WORD_BITS, mask_disallowed
 from text_generation_server.sampling.parameters import WatermarkStrength
 from text_generation_server.sampling.processing import History, ProcessingTensors, process
 from text_generation_server.sampling.random import gumbel_noise, mix
@@ -71,6 +72,19 @@ def test_processed_scores_are_the_same() -> None:
     ).cpu()
     assert torch.equal(ours.isinf(), expected.isinf())
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_masks_are_unpacked_alike() -> None:
+    words = -(-VOCABULARY // WORD_BITS)
+    assert VOCABULARY % WORD_BITS != 0
+    allowed = random_integers((ROWS, words))
+    allowed[0] = -1
+    allowed[1] = 0
+    allowed[2] = -(2**31)
+    for logits in (torch.randn(ROWS, VOCABULARY), torch.randn(ROWS, VOCABULARY, dtype=torch.bfloat16)):
+        ours = mask_disallowed(device(logits), device(allowed)).cpu()
+        assert ours.dtype == logits.dtype
+        assert torch.equal(ours, mask_disallowed(logits, allowed))
 
 
 def test_choices_and_rankings_are_the_same() -> None:
