@@ -63,7 +63,7 @@ def memory_section(parameters: Parameters, checkpoint: Checkpoint | None, dtype:
         used = dtype or chip.dtype
         need = checkpoint.need(used, chip.lanes)
         if need is None:
-            return [*lines, f"  {checkpoint.directory}/config.json does not say how large the KV cache is"]
+            return [*lines, f"  not known: {checkpoint.directory} has no weights yet, or no full config.json"]
         lines.append(f"  {chip.name:<8} {used:<9} {needed(need, parameters.batch_size, length)}")
         if chip.memory is not None:
             verdict = fitting(need, chip.memory, parameters.batch_size, length, checkpoint.positions)

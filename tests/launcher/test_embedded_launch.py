@@ -66,25 +66,6 @@ def test_what_cannot_be_served_is_refused_by_name(
     )
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "works"),
-    [
-        ("--port", "65536", "65535"),
-        ("--port", "-1", "0"),
-        ("--max-batch-size", "0", "1"),
-        ("--graceful-termination-timeout", "-5", "0"),
-    ],
-)
-def test_a_number_out_of_range_is_refused_with_the_nearest_that_is_taken(
-    tmp_path: Path, model: str, option: str, value: str, works: str
-) -> None:
-    outcome = dry_run(install(tmp_path / "bin", None, None), model, option, value)
-    assert outcome.exit_code == 2
-    message = " ".join(outcome.output.replace("│", " ").split())
-    assert f"Invalid value for '{option}'" in message
-    assert f"or equal to {works} " in message
-
-
 def test_more_shards_than_one_are_refused(tmp_path: Path, model: str) -> None:
     outcome = dry_run(install(tmp_path / "bin", None, None), model, "--num-shard", "2")
     assert outcome.exit_code == 1
@@ -123,6 +104,16 @@ def test_filters_of_the_stock_programs_mean_a_level(
 ) -> None:
     outcome = dry_run(install(tmp_path / "bin", None, None), model, LOG_LEVEL=level)
     assert f"--logger-level {meant} " in outcome.output
+
+
+def test_a_dry_run_says_that_the_memory_is_not_known_before_the_weights_are_here(
+    tmp_path: Path, model: str
+) -> None:
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 8, "vocab_size": 16}
+    (Path(model) / "config.json").write_text(json.dumps(shape))
+    outcome = dry_run(install(tmp_path / "bin", None, None), model, HF_SEQUENCE_LENGTH="64")
+    assert runs_embedded(outcome)
+    assert f"not known: {model} has no weights yet" in outcome.output
 
 
 def test_an_unknown_level_is_refused(tmp_path: Path, model: str) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import pytest
 import typer.testing
 
 from tpu_tgi.cli import app
@@ -48,3 +49,22 @@ def test_help_shows_every_option_with_unit_and_default_in_its_group() -> None:
         assert option.unit in line
     numbers = [option for option in OPTIONS if option.kind in (int, float)]
     assert all(option.unit and (option.otherwise or option.default is not None) for option in numbers)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "works"),
+    [
+        ("--port", "65536", "65535"),
+        ("--port", "-1", "0"),
+        ("--max-batch-size", "0", "1"),
+        ("--graceful-termination-timeout", "-5", "0"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_the_nearest_that_is_taken(
+    option: str, value: str, works: str
+) -> None:
+    words = ["--model-id", "model", "--embedded", "--dry-run", option, value]
+    outcome = typer.testing.CliRunner().invoke(app, words, env={"PATH": "", "COLUMNS": "200"})
+    assert outcome.exit_code == 2
+    assert f"Invalid value for '{option}'" in outcome.output
+    assert f"or equal to {works} " in outcome.output

@@ -1,7 +1,7 @@
 """Batch size B and sequence length T -> all numbers of launcher, router and shard.
 
 The rules are the checks of the stock launcher and routers (protocol sections 1.5 and 6.7) and of the shard
-(`text_generation_server.router_limits`); docs/parameters.md has them as a table.
+(`text_generation_server.router_limits`); docs/parameters.md has every option.
 """
 
 from dataclasses import dataclass

@@ -37,7 +37,7 @@ class Checkpoint:
         return self._integer("max_position_embeddings", "n_positions")
 
     def need(self, dtype: str, lanes: int) -> MemoryNeed | None:
-        """The memory that the model takes; None if config.json does not tell.
+        """The memory that the model takes; None if config.json does not tell, or the weights are not here.
 
         Args:
             dtype: of weights and KV cache.
@@ -47,12 +47,13 @@ class Checkpoint:
         layers = self._integer("num_hidden_layers", "n_layer")
         heads = self._integer("num_attention_heads", "n_head")
         width, vocabulary = self._integer("hidden_size", "n_embd"), self._integer("vocab_size")
-        if layers is None or heads is None or width is None or vocabulary is None:
+        parameters = self._parameters()
+        if layers is None or heads is None or width is None or vocabulary is None or parameters is None:
             return None
         head_dim = self._integer("head_dim") or width // heads
         keys = -(-(self._integer("num_key_value_heads") or heads) * head_dim // lanes) * lanes
         return MemoryNeed(
-            weights=self._parameters() * BYTES[dtype],
+            weights=parameters * BYTES[dtype],
             position=2 * layers * keys * BYTES[dtype],
             slot=4 * vocabulary,
         )
@@ -62,11 +63,16 @@ class Checkpoint:
         found = (self.config.get(name) for name in names)
         return next((value for value in found if isinstance(value, int)), None)
 
-    def _parameters(self) -> int:
+    def _parameters(self) -> int | None:
         # Imported here: it takes a third of a second, and only a dry run asks.
         from huggingface_hub import get_local_safetensors_metadata
+        from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
 
-        return sum(get_local_safetensors_metadata(self.directory).parameter_count.values())
+        try:
+            counts = get_local_safetensors_metadata(self.directory).parameter_count
+        except (NotASafetensorsRepoError, SafetensorsParsingError, OSError):
+            return None
+        return sum(counts.values())
 
 
 def config_file(model_id: str, revision: str | None, environment: Mapping[str, str]) -> Path | None:
