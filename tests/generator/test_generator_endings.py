@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from generator.conftest import MakeRoom, Room, request
+from generator.conftest import MakeRoom, Room, request, scripted
 from generator.small_tokenizers import BOS, EOS, MARKED, TOOL
+from text_generation_server.generator import Generator
 from text_generation_server.requests import FinishReason, GeneratedText
 from text_generation_server.sampling.parameters import SamplingParameters
 
@@ -37,6 +38,22 @@ def test_a_request_ends_with_eos_which_counts_but_is_not_in_the_text(say: Say) -
     assert last.finished.finish_reason is FinishReason.EOS_TOKEN
     assert last.finished.text == " brown"
     assert last.finished.generated_tokens == len(generations)
+
+
+def test_each_of_several_end_of_sequence_tokens_ends_an_answer(make_room: MakeRoom) -> None:
+    """As chat models have them: one for the end of a turn, one for the end of a text."""
+    tokenizer = make_room().tokenizer
+    fox, turn = (
+        tokenizer(" fox", add_special_tokens=False)["input_ids"][0],
+        tokenizer.convert_tokens_to_ids(TOOL),
+    )
+    prompt_length = len(tokenizer("The quick")["input_ids"])
+    for end in (turn, tokenizer.eos_token_id):
+        room = make_room(next_token=scripted([fox, end, fox], prompt_length))
+        room.generator = Generator(room.engine, tokenizer, frozenset({turn, tokenizer.eos_token_id}))
+        finished = ending(room, max_new_tokens=20)
+        assert (finished.finish_reason, finished.generated_tokens) == (FinishReason.EOS_TOKEN, 2)
+        assert finished.text == tokenizer.decode([fox])
 
 
 def test_an_eos_that_is_the_last_allowed_token_is_an_eos_so_that_the_router_does_not_continue(

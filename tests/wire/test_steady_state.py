@@ -219,3 +219,25 @@ def test_both_versions_work_on_the_same_batches(running: RunningShard) -> None:
     v2, v3 = running.stub(WireVersion.V2), running.stub(WireVersion.V3)
     batch = v2.Prefill(prefill(0, request(0, "a", max_new_tokens=3, v3=False))).batch
     assert drain(v3, batch) == {0: "bcd"}
+
+
+def test_the_stock_benchmark_gets_the_steps_that_it_counts_on(running: RunningShard) -> None:
+    """It asks neither for Info nor for a warm-up, uses its ids again, and clears nothing (protocol section 7)."""
+    stub, length = running.stub(WireVersion.V3), 6
+    stub.ServiceDiscovery(pb.ServiceDiscoveryRequest())
+    stub.ClearCache(pb.ClearCacheRequest())
+    for size in (1, 1, BATCH_SIZE):
+        requests = [
+            # From "v" on, the model would come to its end earlier.
+            request(each, "v", max_new_tokens=length, blocks=[], slots=[])
+            for each in range(size)
+        ]
+        for each in requests:
+            each.stopping_parameters.ignore_eos_token = True
+        answer = stub.Prefill(prefill(0, *requests))
+        decodes = 0
+        while answer.HasField("batch"):
+            answer = decode(stub, answer.batch)
+            decodes += 1
+        assert decodes == length - 1
+        assert [each.generated_text.generated_tokens for each in answer.generations] == [length] * size

@@ -1,0 +1,208 @@
+"""All features mixed at random on a tiny model: rows are independent, nothing compiles, bad requests fail alone."""
+
+import dataclasses
+import random
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from engine.checkpoints import save
+from engine.lora_adapters import save_adapter
+from generator import small_tokenizers
+from text_generation_server.engine.adapters.reading import read_adapter
+from text_generation_server.engine.model import load_config, load_model
+from text_generation_server.engine.xla import measurement
+from text_generation_server.engine.xla.engine import XlaEngine
+from text_generation_server.engine.xla.load import place_on_device
+from text_generation_server.generator import Generator
+from text_generation_server.grammar.definition import Grammar, GrammarKind
+from text_generation_server.requests import Generation, GenerationRequest, StepOutcome
+from text_generation_server.sampling.parameters import SamplingParameters
+
+REQUESTS, MAX_LENGTH = 150, 96
+TOKENIZER = small_tokenizers.byte_level()
+EOS = frozenset({TOKENIZER.eos_token_id})
+REGEX = "[a-f]{2,5}(-[0-9]{1,3})?"
+SCHEMA = '{"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}'
+GRAMMARS = [Grammar(GrammarKind.REGEX, REGEX), Grammar(GrammarKind.JSON_SCHEMA, SCHEMA)]
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"stop_sequences": ("",)}, "`stop`"),
+    ({"top_n_tokens": 21}, "`top_n_tokens`"),
+    ({"max_new_tokens": MAX_LENGTH}, "`max_new_tokens`"),
+    ({"prompt": "", "add_special_tokens": False}, "`inputs`"),
+    ({"grammar": Grammar(GrammarKind.REGEX, "(")}, "`grammar`"),
+]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> XlaEngine:
+    directory = tmp_path_factory.mktemp("everything")
+    checkpoint = save("llama", directory / "model", vocab_size=len(TOKENIZER))
+    adapters = [
+        read_adapter(name, save_adapter(checkpoint, directory / name, seed, r=3, target_modules="all-linear"))
+        for seed, name in enumerate(("one", "two"))
+    ]
+    model = load_model(checkpoint, load_config(checkpoint), MAX_LENGTH, torch.float32)
+    engine = place_on_device(model, batch_size=4, scores_prompts=True, adapters=adapters)
+    engine.warm_up(lambda _: None)
+    return engine
+
+
+def random_sampling(chance: random.Random) -> SamplingParameters:
+    return SamplingParameters(
+        temperature=chance.choice([1.0, 1.0, 0.5, 1.3]),
+        top_k=chance.choice([0, 0, 1, 40]),
+        top_p=chance.choice([1.0, 1.0, 0.3, 0.95]),
+        typical_p=chance.choice([1.0, 1.0, 0.9]),
+        do_sample=chance.random() < 0.5,
+        seed=chance.getrandbits(64),
+        repetition_penalty=chance.choice([1.0, 1.3]),
+        frequency_penalty=chance.choice([0.0, 1.0]),
+        watermark=chance.random() < 0.2,
+    )
+
+
+def random_request(chance: random.Random, request_id: int) -> GenerationRequest:
+    """Each feature is asked for by many and not by others."""
+    words = chance.choices(["the", "quick", "Grüße", "😀", "世界", "\n"], k=chance.randint(1, 12))
+    return GenerationRequest(
+        id=request_id,
+        prompt=" ".join(words),
+        max_new_tokens=chance.randint(1, 24),
+        truncate=chance.choice([0, 1, 5, 40]),
+        add_special_tokens=chance.random() < 0.7,
+        sampling=random_sampling(chance) if chance.random() < 0.7 else SamplingParameters(),
+        stop_sequences=chance.choice([(), (), ("e",), ("th", "学", " q", "-")]),
+        ignore_eos_token=chance.random() < 0.3,
+        top_n_tokens=chance.choice([0, 0, 1, 5]),
+        prompt_logprobs=chance.random() < 0.2,
+        adapter_id=chance.choice([None, "one", "two", "gpt-4o"]),
+        grammar=chance.choice([None, None, None, *GRAMMARS]),
+    )
+
+
+@dataclass
+class Client:
+    """What one request was promised and what it got."""
+
+    request: GenerationRequest
+    expected_failure: str | None = None
+    cancelled: bool = False
+    answer: list[Generation] = field(default_factory=list)
+    failure: str | None = None
+
+
+@dataclass
+class Service:
+    """A generator and those who were answered."""
+
+    generator: Generator
+    clients: dict[int, Client] = field(default_factory=dict)
+    waiting: set[int] = field(default_factory=set)
+
+    def prefill(self, batch_id: int, clients: list[Client]) -> int | None:
+        self.clients |= {client.request.id: client for client in clients}
+        self.waiting |= {client.request.id for client in clients}
+        return self.deliver(self.generator.prefill(batch_id, [client.request for client in clients]))
+
+    def deliver(self, outcome: StepOutcome) -> int | None:
+        for generation in outcome.generations:
+            client = self.clients[generation.request_id]
+            assert client.request.id in self.waiting, "an answer for a request that has ended or left"
+            client.answer.append(generation)
+            if generation.finished:
+                self.waiting.remove(client.request.id)
+        for request_id, message in outcome.failures.items():
+            self.clients[request_id].failure = message
+            self.waiting.remove(request_id)
+        return outcome.batch.id if outcome.batch else None
+
+    def cancel(self, batch_id: int, request_id: int) -> int | None:
+        self.clients[request_id].cancelled = True
+        self.waiting.remove(request_id)
+        kept = self.generator.filter(batch_id, sorted(self.waiting))
+        return kept.id if kept else None
+
+
+def answer_alone(engine: XlaEngine, request: GenerationRequest) -> list[Generation]:
+    service = Service(Generator(engine, TOKENIZER, EOS))
+    running = service.prefill(0, [client := Client(request)])
+    while running is not None:
+        running = service.deliver(service.generator.decode([running]))
+    return client.answer
+
+
+def serve_at_random(engine: XlaEngine, chance: random.Random) -> list[Client]:
+    """Requests join in small batches, good and bad ones together, and some leave."""
+    service = Service(Generator(engine, TOKENIZER, EOS))
+    running: int | None = None
+    batch_id = 0
+    while len(service.clients) < REQUESTS or running is not None:
+        batches = [running] if running is not None else []
+        if len(service.clients) < REQUESTS and (running is None or chance.random() < 0.3):
+            joining = []
+            for each in range(chance.randint(1, 5)):
+                request = random_request(chance, len(service.clients) + each)
+                if chance.random() < 0.15:
+                    changes, refused = chance.choice(BAD)
+                    joining.append(Client(dataclasses.replace(request, **changes), refused))
+                else:
+                    joining.append(Client(request))
+            joined = service.prefill(batch_id, joining)
+            batches += [joined] if joined is not None else []
+            batch_id += 1
+        running = service.deliver(service.generator.decode(batches)) if batches else None
+        if running is not None and service.waiting and chance.random() < 0.1:
+            running = service.cancel(running, chance.choice(sorted(service.waiting)))
+    assert not service.waiting, "an answer was lost"
+    return list(service.clients.values())
+
+
+def test_random_requests_for_every_feature_get_the_same_answers_alone_and_together(engine: XlaEngine) -> None:
+    compilations, fallbacks = measurement.compilations(), measurement.fallbacks()
+    clients = serve_at_random(engine, random.Random(20))
+    for client in clients:
+        if client.cancelled:
+            continue
+        if client.expected_failure:
+            assert client.failure is not None, client.request
+            assert client.expected_failure in client.failure
+            assert not client.answer
+            continue
+        assert client.failure is None, client.request
+        compare(client.answer, answer_alone(engine, client.request))
+        check_end(client)
+    assert sum(client.cancelled for client in clients) > 5
+    assert sum(client.expected_failure is not None for client in clients) > 10
+    assert measurement.compilations() == compilations
+    assert measurement.fallbacks() == fallbacks
+
+
+def compare(together: list[Generation], alone: list[Generation]) -> None:
+    """Equal, but for the last digits of logprobs."""
+    assert [each.token.id for each in together] == [each.token.id for each in alone]
+    assert together[-1].finished == alone[-1].finished
+    for one, other in zip(together, alone, strict=True):
+        assert one.token.text == other.token.text
+        assert one.token.logprob == pytest.approx(other.token.logprob, abs=1e-4)
+        assert [token.id for token in one.top_tokens] == [token.id for token in other.top_tokens]
+        assert (one.prompt is None) == (other.prompt is None)
+        if one.prompt and other.prompt:
+            assert one.prompt.logprobs == pytest.approx(other.prompt.logprobs, abs=1e-4, nan_ok=True)
+
+
+def check_end(client: Client) -> None:
+    """The promises that can be told from an answer alone."""
+    request, answer = client.request, client.answer
+    end = answer[-1].finished
+    assert end is not None
+    assert end.generated_tokens == len(answer) <= request.max_new_tokens
+    assert "".join(each.token.text for each in answer if not each.token.is_special) == end.text
+    assert (end.seed is not None) == request.sampling.samples
+    assert all(each.top_tokens for each in answer) == (request.top_n_tokens > 0)
+    assert (answer[0].prompt is not None) == request.prompt_logprobs
+    if request.grammar == GRAMMARS[0] and end.finish_reason.value == "eos_token":
+        assert re.fullmatch(REGEX, end.text)
