@@ -17,10 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from front.fake_shard import FakeShard
 from front.running_front import running_front
+from stock_router.routed import routed, running
 from stock_router.stock_programs import ROUTERS, need
-from stock_router.test_call_sequences import LENGTH, routed, running
 from tpu_tgi.router.settings import RouterSettings
 from wire.shard_process import spelling_checkpoint
+
+LENGTH = 64
 
 JSON = {"content-type": "application/json"}
 KEY = {"authorization": "Bearer secret"}
@@ -94,10 +96,13 @@ def both(directory: Path, *flags: str, **settings: Any) -> Iterator[tuple[int, i
     shard = FakeShard(str(directory / "shard-0"), max_length=LENGTH)
     (directory / "embedded").mkdir()
     other = FakeShard(str(directory / "embedded" / "shard-0"), max_length=LENGTH)
-    embedded = RouterSettings(
-        model_id=str(spelling_checkpoint(directory / "model")), compute_type="gpu+optimized", **settings
-    )
-    with running(shard), routed(directory, *flags) as stock, running_front(other, embedded) as front:
+    model = spelling_checkpoint(directory / "model")
+    embedded = RouterSettings(model_id=str(model), compute_type="gpu+optimized", **settings)
+    with (
+        running(shard),
+        routed(directory, model, shard, *flags) as stock,
+        running_front(other, embedded) as front,
+    ):
         yield stock.http.port, front.port
 
 
