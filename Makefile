@@ -80,9 +80,10 @@ lock: $(INSTALLED) ## write locks/*.lock anew: the newest versions that pyprojec
 
 TPU_CHECK := .venv-tpu-check
 
-bench: $(INSTALLED) ## measure the engine beside eager transformers; needs a quiet machine and five minutes
+bench: $(INSTALLED) ## measure the engine beside eager transformers, and each feature; needs a quiet machine and six minutes
 	@$(BIN)/python -m tpu_tgi.demo_model $(DEMO_MODEL)
 	@$(BIN)/python -m benchmarks.engine_speed $(DEMO_MODEL)
+	@$(BIN)/python -m benchmarks.feature_price $(DEMO_MODEL)
 
 tpu-check: $(INSTALLED) $(TPU_CHECK)/.installed ## compile the programs with the TPU compiler and judge the result
 	@$(BIN)/python -m tpu_tgi.demo_model $(DEMO_MODEL)

@@ -240,7 +240,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path, help="a directory with a checkpoint")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
     arguments = parser.parse_args()
     eager: EagerProcess | None = None
     results = []

@@ -9,10 +9,12 @@ all of them ask. Features take turns, as a machine's speed drifts, and each figu
 
 - price: the difference to a step of plain greedy requests on the same engine, median against median.
 - adapters, none used: the same plain greedy step on both engines. Loaded adapters are part of the forward.
+- grammar: its mask is made on the host while the model runs, and sent.
 - prompt logprobs: a second pass over the prompt; its price is per prompt, beside the prefill.
 """
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -28,6 +30,11 @@ from transformers import AutoModelForCausalLM
 from benchmarks.report import median_and_spread, table
 from text_generation_server.engine.xla.engine import XlaEngine
 from text_generation_server.engine.xla.load import load_engine
+from text_generation_server.grammar.compiler import GrammarCompiler
+from text_generation_server.grammar.constraint import Constraint
+from text_generation_server.grammar.definition import Grammar, GrammarKind
+from text_generation_server.grammar.masks import masks_of_step
+from text_generation_server.grammar.vocabulary import Vocabulary
 from text_generation_server.sampling.parameters import SamplingParameters
 
 BATCH_SIZE, MAX_LENGTH = 8, 512
@@ -50,6 +57,7 @@ class Feature:
     sampling: SamplingParameters = PLAIN
     ranked: bool = False
     adapter: str | None = None
+    grammar: Grammar | None = None
     programs: tuple[str, ...] = ()
 
 
@@ -67,6 +75,11 @@ FEATURES = [
     Feature("typical-p", SamplingParameters(typical_p=0.9, seed=1), programs=("choose everything",)),
     Feature("watermark", SamplingParameters(watermark=True), programs=("choose everything",)),
     Feature("alternatives (top_n_tokens)", ranked=True, programs=("rank",)),
+    Feature(
+        "grammar",
+        grammar=Grammar(GrammarKind.REGEX, "[A-Za-z0-9 ,.]{1000}"),
+        programs=("constrain",),
+    ),
     Feature("LoRA adapter", adapter="one"),
 ]
 
@@ -107,28 +120,45 @@ def hold_greedy_requests(engine: XlaEngine) -> None:
         engine.prefill(slot, SHORT, PLAIN).read()
 
 
-def ask(engine: XlaEngine, feature: Feature) -> None:
+def ask(engine: XlaEngine, feature: Feature, constraint: Constraint | None) -> None:
     """Gives the last slot to a request that asks for one feature."""
     engine.release(BATCH_SIZE - 1)
-    engine.prefill(BATCH_SIZE - 1, SHORT, feature.sampling, feature.ranked, feature.adapter).read()
+    allowed = constraint.allowed() if constraint else None
+    first = engine.prefill(
+        BATCH_SIZE - 1, SHORT, feature.sampling, feature.ranked, feature.adapter, allowed
+    ).read()
+    if constraint:
+        constraint.advance(first.token_ids[0])
 
 
-def steps(engine: XlaEngine) -> list[float]:
-    """The times of some steps; the first one wakes caches and threads, and is not counted."""
-    return [milliseconds(lambda: engine.decode().read()) for _ in range(STEPS + 1)][1:]
+def steps(engine: XlaEngine, constraint: Constraint | None = None) -> list[float]:
+    """The times of some steps; the first one wakes caches and threads, and is not counted.
+
+    Args:
+        constraint: of the last slot. Following the output and making its mask are part of a step.
+    """
+
+    def step() -> None:
+        chosen = engine.decode(masks_of_step({BATCH_SIZE - 1: constraint}, BATCH_SIZE)).read()
+        if constraint:
+            constraint.advance(chosen.token_ids[BATCH_SIZE - 1])
+
+    return [milliseconds(step) for _ in range(STEPS + 1)][1:]
 
 
 def measure(model: Path) -> Prices:
     prices = Prices()
     with random_adapters(model) as adapters:
-        ready = load_engine(
+        loaded = load_engine(
             model,
             batch_size=BATCH_SIZE,
             max_length=MAX_LENGTH,
             dtype=None,
             scores_prompts=True,
             adapters=adapters,
-        ).engine
+        )
+    ready = loaded.engine
+    grammars = GrammarCompiler(Vocabulary(loaded.tokenizer, ready.limits.vocab_size, loaded.eos_token_ids))
     without = load_engine(model, batch_size=BATCH_SIZE, max_length=MAX_LENGTH, dtype=None).engine
     # This one compiles what it needs here, and no more; before the other one watches compilations.
     hold_greedy_requests(without)
@@ -144,8 +174,11 @@ def measure(model: Path) -> Prices:
         ready.release(0)
         ready.prefill(0, SHORT, PLAIN).read()
         for feature in [NOTHING, *FEATURES]:
-            ask(ready, feature)
-            prices.steps.setdefault(feature.name, []).extend(steps(ready))
+            constraint = grammars.constraint(feature.grammar) if feature.grammar else None
+            if constraint:
+                constraint.compiling.result()
+            ask(ready, feature, constraint)
+            prices.steps.setdefault(feature.name, []).extend(steps(ready, constraint))
         prices.prompt_logprobs.append(scored)
         prices.prefill.append(prefilled)
     return prices
@@ -202,7 +235,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path, help="a directory with a checkpoint")
-    print(report(measure(parser.parse_args().model)))
+    model = parser.parse_args().model
+    prices = measure(model)
+    print(
+        f"\n{model.name}, sequence length {MAX_LENGTH}; {os.cpu_count()} cores, load {os.getloadavg()[1]:.1f}\n"
+    )
+    print(report(prices))
 
 
 if __name__ == "__main__":
