@@ -113,6 +113,14 @@ def test_a_model_that_wants_no_tool_is_asked_again_without_them(front: RunningFr
     assert "get_weather" not in second.input_chunks.chunks[0].text.replace(WRITES_NO_CALL, "")
 
 
+def test_a_streamed_attempt_is_given_up_as_soon_as_it_wants_no_tool(front: RunningFront) -> None:
+    before = front.shard.count("Decode")
+    rest = "~" * 600
+    chunks = front.chat_chunks(WRITES_NO_CALL.replace("}}", f"}}}}{rest}"), tools=[WEATHER])
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert front.shard.count("Decode") - before < 30
+
+
 def test_a_call_that_is_cut_off_is_422_and_a_reason_on_a_stream(front: RunningFront) -> None:
     response = front.chat(WRITES_CALL, tools=[WEATHER], max_tokens=12)
     assert response.status_code == 422
