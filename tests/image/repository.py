@@ -1,5 +1,6 @@
 """What the tests of the image read: files of the project, by name."""
 
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "deploy"
+# Where pip put the programs of the development packages; PATH need not have it.
+PROGRAMS = Path(sys.executable).parent
 
 
 def project() -> dict[str, Any]:

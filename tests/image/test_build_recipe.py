@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from docker.utils.build import exclude_paths
 
-from image.repository import ROOT
+from image.repository import PROGRAMS, ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 ENTERS = {
@@ -42,7 +42,11 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_hadolint_has_nothing_to_say() -> None:
     outcome = subprocess.run(
-        ["hadolint", "--no-color", "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False
+        [PROGRAMS / "hadolint", "--no-color", "Dockerfile"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (outcome.returncode, outcome.stdout) == (0, "")
 

@@ -6,7 +6,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from image.repository import EXAMPLES, documents, image_name
+from image.repository import EXAMPLES, PROGRAMS, documents, image_name
 from tpu_tgi.options.table import OPTIONS
 
 COMPOSE = ["compose.yaml", "compose.tpu.yaml"]
@@ -35,7 +35,7 @@ def container(pod: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_compose_files_follow_the_compose_specification() -> None:
-    command = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", *COMPOSE]
+    command = [str(PROGRAMS / "check-jsonschema"), "--builtin-schema", "vendor.compose-spec", *COMPOSE]
     outcome = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stdout
 
