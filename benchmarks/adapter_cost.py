@@ -30,17 +30,17 @@ from torch import Tensor, nn
 
 from benchmarks.report import median_and_spread, table
 from benchmarks.tpu_export import DTYPE, llama3_two_layers
-from text_generation_server.engine.adapters.adapted import AdaptedModel
-from text_generation_server.engine.adapters.reading import Adapter, LowRankUpdate
-from text_generation_server.engine.adapters.stacking import LayerStack, linear_shape, stack_adapters
 from text_generation_server.engine.contract import EngineLimits
+from text_generation_server.engine.engine import ProgramKey, XlaEngine
 from text_generation_server.engine.layout import CacheLayout
-from text_generation_server.engine.model import load_config, load_model, probe
 from text_generation_server.engine.state import initial_state
-from text_generation_server.engine.weights import store_transposed
-from text_generation_server.engine.xla.engine import ProgramKey, XlaEngine
-from text_generation_server.engine.xla.export import export
-from text_generation_server.engine.xla.load import DEFAULT_WATERMARK
+from text_generation_server.lowering.export import export
+from text_generation_server.model.adapters.adapted import AdaptedModel
+from text_generation_server.model.adapters.reading import Adapter, LowRankUpdate
+from text_generation_server.model.adapters.stacking import LayerStack, linear_shape, stack_adapters
+from text_generation_server.model.checkpoint import load_config, load_model, probe
+from text_generation_server.model.load import DEFAULT_WATERMARK
+from text_generation_server.model.weights import store_transposed
 from text_generation_server.sampling.parameters import SamplingParameters
 
 RANK = 16

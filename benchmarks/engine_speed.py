@@ -31,11 +31,11 @@ import torch
 
 from benchmarks.eager import NEW_TOKENS, EagerProcess
 from benchmarks.report import median_and_spread, table
+from text_generation_server.batching.generator import Generator
+from text_generation_server.batching.requests import GenerationRequest
 from text_generation_server.engine.contract import WarmupStep
-from text_generation_server.engine.xla.engine import XlaEngine
-from text_generation_server.engine.xla.load import LoadedEngine, load_engine
-from text_generation_server.generator import Generator
-from text_generation_server.requests import GenerationRequest
+from text_generation_server.engine.engine import XlaEngine
+from text_generation_server.model.load import LoadedEngine, load_engine
 from text_generation_server.sampling.parameters import SamplingParameters
 
 MAX_LENGTH = 512

@@ -28,13 +28,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from benchmarks.report import median_and_spread, table
-from text_generation_server.engine.xla.engine import XlaEngine
-from text_generation_server.engine.xla.load import load_engine
+from text_generation_server.engine.engine import XlaEngine
 from text_generation_server.grammar.compiler import GrammarCompiler
 from text_generation_server.grammar.constraint import Constraint
 from text_generation_server.grammar.definition import Grammar, GrammarKind
 from text_generation_server.grammar.masks import masks_of_step
 from text_generation_server.grammar.vocabulary import Vocabulary
+from text_generation_server.model.load import load_engine
 from text_generation_server.sampling.parameters import SamplingParameters
 
 BATCH_SIZE, MAX_LENGTH = 8, 512

@@ -5,7 +5,7 @@
 The compiler comes in the PyPI package `libtpu`; JAX calls it ahead of time for a described topology. Both stand in a
 virtual environment of their own (dependency group `tpu-check`), since the server needs neither.
 
-The module is the text that `engine.xla.export` makes. `--alias PARAMETER:OUTPUT` says that the output takes over the
+The module is the text that `lowering.export` makes. `--alias PARAMETER:OUTPUT` says that the output takes over the
 parameter's buffer. Prints one JSON object, see `Compiled`.
 
 This leans on private entry points of JAX: its public ones take functions of JAX, not a module.

@@ -20,12 +20,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from text_generation_server.engine import attention
 from text_generation_server.engine.contract import EngineLimits
+from text_generation_server.engine.engine import ProgramKey, XlaEngine
 from text_generation_server.engine.layout import CacheLayout
-from text_generation_server.engine.model import load_config, load_model, probe
 from text_generation_server.engine.state import initial_state
-from text_generation_server.engine.xla.engine import ProgramKey, XlaEngine
-from text_generation_server.engine.xla.export import export
-from text_generation_server.engine.xla.load import DEFAULT_WATERMARK
+from text_generation_server.lowering.export import export
+from text_generation_server.model.checkpoint import load_config, load_model, probe
+from text_generation_server.model.load import DEFAULT_WATERMARK
 from text_generation_server.sampling.parameters import Processing
 
 DEMO_MODEL = Path("models/SmolLM2-135M-Instruct")

@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperCommand
 
 from text_generation_server.errors import InvalidSettingError
-from text_generation_server.router_limits import WireVersion
+from text_generation_server.wire.limits import WireVersion
 from tpu_tgi.dry_run import memory_section, numbers_section
 from tpu_tgi.embedded import EmbeddedLaunch
 from tpu_tgi.options.command import Choices, command

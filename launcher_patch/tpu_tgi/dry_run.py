@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from text_generation_server.engine.memory import MemoryNeed, gibibytes
+from text_generation_server.model.memory import MemoryNeed, gibibytes
 from tpu_tgi.parameters.derivation import Parameters
 from tpu_tgi.parameters.given import Given
 from tpu_tgi.parameters.model import Checkpoint

@@ -121,7 +121,7 @@ def load_and_serve(settings: Settings) -> int:
 
     Imports torch and the device's runtime here, so that `--help` and downloads do without them.
     """
-    from text_generation_server.server import ShardServer
+    from text_generation_server.wire.server import ShardServer
 
     server = ShardServer(settings.socket_path)
     ignore_hf_transfer()
@@ -135,9 +135,9 @@ def load_and_serve(settings: Settings) -> int:
     ]
     intercept_transformers()
 
-    from text_generation_server.engine.xla.load import load_engine
-    from text_generation_server.generator import Generator
-    from text_generation_server.service import Shard
+    from text_generation_server.batching.generator import Generator
+    from text_generation_server.model.load import load_engine
+    from text_generation_server.wire.service import Shard
 
     with remote_code_mentioned(directory):
         loaded = load_engine(

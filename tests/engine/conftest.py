@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from text_generation_server.engine.contract import WarmupStep
-from text_generation_server.engine.xla import measurement
-from text_generation_server.engine.xla.load import LoadedEngine, load_engine
+from text_generation_server.lowering import measurement
+from text_generation_server.model.load import LoadedEngine, load_engine
 from tpu_tgi import demo_model
 
 DIRECTORY = Path(__file__).parents[2] / "models" / "SmolLM2-135M-Instruct"

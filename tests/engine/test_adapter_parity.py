@@ -13,12 +13,12 @@ from engine.checkpoints import ARCHITECTURES, generate, save
 from engine.driver import Driver
 from engine.lora_adapters import Oracle, save_adapter
 from text_generation_server.engine import programs
-from text_generation_server.engine.adapters.adapted import AdaptedModel
-from text_generation_server.engine.adapters.reading import read_adapter
-from text_generation_server.engine.adapters.stacking import stack_adapters
-from text_generation_server.engine.model import load_config, load_model
-from text_generation_server.engine.xla.engine import XlaEngine
-from text_generation_server.engine.xla.load import place_on_device
+from text_generation_server.engine.engine import XlaEngine
+from text_generation_server.model.adapters.adapted import AdaptedModel
+from text_generation_server.model.adapters.reading import read_adapter
+from text_generation_server.model.adapters.stacking import stack_adapters
+from text_generation_server.model.checkpoint import load_config, load_model
+from text_generation_server.model.load import place_on_device
 from text_generation_server.sampling.parameters import SamplingParameters
 
 LENGTH = 64

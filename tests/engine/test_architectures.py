@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 from engine.checkpoints import ARCHITECTURES, Expected, generate, save
 from engine.driver import Driver, Run
 from text_generation_server.engine.layout import CacheLayout
-from text_generation_server.engine.model import SUPPORTED_MODEL_TYPES, load_config, load_model
-from text_generation_server.engine.xla.load import place_on_device
+from text_generation_server.model.checkpoint import SUPPORTED_MODEL_TYPES, load_config, load_model
+from text_generation_server.model.load import place_on_device
 
 LENGTH = 96
 

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.driver import Driver
-from text_generation_server.engine.xla.load import LoadedEngine
+from text_generation_server.model.load import LoadedEngine
 from text_generation_server.sampling.parameters import SamplingParameters
 
 PLAIN = SamplingParameters()

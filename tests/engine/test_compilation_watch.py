@@ -10,9 +10,9 @@ from loguru import logger
 
 from engine.checkpoints import save
 from engine.driver import Driver
-from text_generation_server.engine.model import load_config, load_model
-from text_generation_server.engine.xla.engine import XlaEngine
-from text_generation_server.engine.xla.load import place_on_device
+from text_generation_server.engine.engine import XlaEngine
+from text_generation_server.model.checkpoint import load_config, load_model
+from text_generation_server.model.load import place_on_device
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import torch_xla
 from torch import Tensor
 
 from engine.checkpoints import save
-from text_generation_server.engine.model import load_config, load_model
 from text_generation_server.engine.programs import Program
-from text_generation_server.engine.xla import measurement
-from text_generation_server.engine.xla.compiled import CompiledProgram
-from text_generation_server.engine.xla.export import export
-from text_generation_server.engine.xla.load import place_on_device
+from text_generation_server.lowering import measurement
+from text_generation_server.lowering.compiled import CompiledProgram
+from text_generation_server.lowering.export import export
+from text_generation_server.model.checkpoint import load_config, load_model
+from text_generation_server.model.load import place_on_device
 
 
 def on_device(*tensors: Tensor) -> list[Tensor]:

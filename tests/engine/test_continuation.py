@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from text_generation_server.engine.xla.load import LoadedEngine
-from text_generation_server.generator import Generator
-from text_generation_server.requests import GeneratedToken, GenerationRequest
+from text_generation_server.batching.generator import Generator
+from text_generation_server.batching.requests import GeneratedToken, GenerationRequest
+from text_generation_server.model.load import LoadedEngine
 from text_generation_server.sampling.parameters import SamplingParameters
 
 TOKENS, MOST_AT_ONCE = 36, 9

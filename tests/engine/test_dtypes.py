@@ -8,8 +8,8 @@ import torch
 
 from engine.checkpoints import save
 from engine.driver import Driver
-from text_generation_server.engine.model import load_config, load_model
-from text_generation_server.engine.xla.load import place_on_device
+from text_generation_server.model.checkpoint import load_config, load_model
+from text_generation_server.model.load import place_on_device
 from text_generation_server.sampling.parameters import SamplingParameters
 
 PROMPT = [9, 30, 77, 4, 120]

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoConfig
 
 from generator import small_tokenizers
-from text_generation_server.engine.model import eos_token_ids
+from text_generation_server.model.checkpoint import eos_token_ids
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,14 @@ import torch
 from engine.checkpoints import save
 from engine.lora_adapters import save_adapter
 from generator import small_tokenizers
-from text_generation_server.engine.adapters.reading import read_adapter
-from text_generation_server.engine.model import load_config, load_model
-from text_generation_server.engine.xla import measurement
-from text_generation_server.engine.xla.engine import XlaEngine
-from text_generation_server.engine.xla.load import place_on_device
-from text_generation_server.generator import Generator
+from text_generation_server.batching.generator import Generator
+from text_generation_server.batching.requests import Generation, GenerationRequest, StepOutcome
+from text_generation_server.engine.engine import XlaEngine
 from text_generation_server.grammar.definition import Grammar, GrammarKind
-from text_generation_server.requests import Generation, GenerationRequest, StepOutcome
+from text_generation_server.lowering import measurement
+from text_generation_server.model.adapters.reading import read_adapter
+from text_generation_server.model.checkpoint import load_config, load_model
+from text_generation_server.model.load import place_on_device
 from text_generation_server.sampling.parameters import SamplingParameters
 
 REQUESTS, MAX_LENGTH = 150, 96

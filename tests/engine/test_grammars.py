@@ -11,13 +11,13 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from grammar.schemas import ARRAYS, COMBINED, FUNCTIONS, NUMBERS, SCALARS, Schema
+from text_generation_server.batching.generator import Generator
+from text_generation_server.batching.requests import FinishReason, Generation, GenerationRequest
 from text_generation_server.engine.contract import AllowedTokens, ChosenTokens
-from text_generation_server.engine.xla import measurement
-from text_generation_server.engine.xla.load import LoadedEngine
-from text_generation_server.generator import Generator
 from text_generation_server.grammar.definition import Grammar, GrammarKind
 from text_generation_server.grammar.vocabulary import pack
-from text_generation_server.requests import FinishReason, Generation, GenerationRequest
+from text_generation_server.lowering import measurement
+from text_generation_server.model.load import LoadedEngine
 from text_generation_server.sampling.parameters import SamplingParameters
 
 PHONE = Grammar(GrammarKind.REGEX, r"[0-9]{3}-[0-9]{4}")

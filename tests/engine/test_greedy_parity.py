@@ -7,10 +7,10 @@ import torch
 from transformers import PreTrainedModel
 
 from engine.checkpoints import follow, generate
-from text_generation_server.engine.xla import measurement
-from text_generation_server.engine.xla.load import LoadedEngine
-from text_generation_server.generator import Generator
-from text_generation_server.requests import GenerationRequest
+from text_generation_server.batching.generator import Generator
+from text_generation_server.batching.requests import GenerationRequest
+from text_generation_server.lowering import measurement
+from text_generation_server.model.load import LoadedEngine
 
 TEXT = (
     "Deep learning is part of a broader family of machine learning methods. Die Würde des Menschen ist unantastbar. "

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from engine.checkpoints import save
 from text_generation_server.engine.layout import CacheLayout
-from text_generation_server.engine.memory import SPARE, MemoryNeed
-from text_generation_server.engine.model import HostModel, load_config, load_model
 from text_generation_server.engine.state import initial_state
-from text_generation_server.engine.xla import load
-from text_generation_server.engine.xla.memory import container_memory, free_memory, host_memory
 from text_generation_server.errors import InvalidSettingError
+from text_generation_server.model import load
+from text_generation_server.model.checkpoint import HostModel, load_config, load_model
+from text_generation_server.model.memory import SPARE, MemoryNeed
+from text_generation_server.runtime.device_memory import container_memory, free_memory, host_memory
 
 NEEDS = st.builds(MemoryNeed, st.integers(0, 10**10), st.integers(1, 10**6), st.integers(0, 10**6))
 

@@ -5,11 +5,11 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from text_generation_server.batching.generator import Generator
+from text_generation_server.batching.requests import GeneratedText, GenerationRequest, StepOutcome
 from text_generation_server.engine.contract import WarmupStep
-from text_generation_server.engine.xla import measurement
-from text_generation_server.engine.xla.load import LoadedEngine
-from text_generation_server.generator import Generator
-from text_generation_server.requests import GeneratedText, GenerationRequest, StepOutcome
+from text_generation_server.lowering import measurement
+from text_generation_server.model.load import LoadedEngine
 from text_generation_server.sampling.parameters import SamplingParameters
 
 REQUESTS = 200

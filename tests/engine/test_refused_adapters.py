@@ -14,10 +14,10 @@ from torch import Tensor
 
 from engine.checkpoints import save
 from engine.lora_adapters import save_adapter
-from text_generation_server.engine.adapters.reading import read_adapter
-from text_generation_server.engine.adapters.stacking import LayerStack, stack_adapters
-from text_generation_server.engine.model import HostModel, load_config, load_model
 from text_generation_server.errors import InvalidSettingError
+from text_generation_server.model.adapters.reading import read_adapter
+from text_generation_server.model.adapters.stacking import LayerStack, stack_adapters
+from text_generation_server.model.checkpoint import HostModel, load_config, load_model
 
 PREFIX = "base_model.model.model.layers.0.self_attn.q_proj"
 

@@ -9,8 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.checkpoints import save
-from text_generation_server.engine.model import SUPPORTED_MODEL_TYPES, load_config, load_model, load_tokenizer
 from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.model.checkpoint import (
+    SUPPORTED_MODEL_TYPES,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 from engine.checkpoints import save
 from engine.driver import Driver
 from text_generation_server.engine.contract import MAX_RANKED
-from text_generation_server.engine.model import load_config, load_model
-from text_generation_server.engine.xla.engine import XlaEngine
-from text_generation_server.engine.xla.load import LoadedEngine, place_on_device
+from text_generation_server.engine.engine import XlaEngine
+from text_generation_server.model.checkpoint import load_config, load_model
+from text_generation_server.model.load import LoadedEngine, place_on_device
 from text_generation_server.sampling.parameters import SamplingParameters, WatermarkStrength
 from text_generation_server.sampling.watermark import green
 

@@ -14,8 +14,8 @@ from sampling.drawn_requests import VOCABULARY, rows, sampling_parameters
 from sampling.slow_reference import Asked, Outcome, Row
 from text_generation_server.engine import programs
 from text_generation_server.engine.state import SlotRows, float_parameters, integer_parameters
-from text_generation_server.engine.xla import measurement
-from text_generation_server.engine.xla.compiled import CompiledProgram
+from text_generation_server.lowering import measurement
+from text_generation_server.lowering.compiled import CompiledProgram
 from text_generation_server.sampling.parameters import Processing, WatermarkStrength
 
 ROWS, LENGTH = 4, 64

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from generator import small_tokenizers
+from text_generation_server.batching.generator import Generator
+from text_generation_server.batching.requests import Generation, GenerationRequest, StepOutcome
 from text_generation_server.engine.fake import FakeEngine
-from text_generation_server.generator import Generator
-from text_generation_server.requests import Generation, GenerationRequest, StepOutcome
 
 
 @dataclass

@@ -7,8 +7,8 @@ from typing import Any
 
 from generator import small_tokenizers
 from generator.small_tokenizers import LLAMA_SPACE
+from text_generation_server.batching.generator import Generator
 from text_generation_server.engine.fake import FakeEngine
-from text_generation_server.generator import Generator
 
 
 def reciting_generator(tokenizer: Any, document: str, seed: int) -> Generator:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from text_generation_server.requests import FinishReason, GenerationRequest
+from text_generation_server.batching.requests import FinishReason, GenerationRequest
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Requests with adapters in one batch: each gets its own, an unknown one means the base model."""
 
 from generator.conftest import MakeRoom, request
-from text_generation_server.requests import GenerationRequest
+from text_generation_server.batching.requests import GenerationRequest
 
 
 def with_adapter(request_id: int, adapter_id: str | None, **fields: bool) -> GenerationRequest:

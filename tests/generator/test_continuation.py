@@ -14,8 +14,8 @@ from generator import small_tokenizers
 from generator.conftest import request
 from generator.reciter import known_characters, reciting_generator
 from generator.small_tokenizers import SENTENCES
-from text_generation_server.generator import Generator
-from text_generation_server.requests import FinishReason
+from text_generation_server.batching.generator import Generator
+from text_generation_server.batching.requests import FinishReason
 
 TOKENIZERS = [small_tokenizers.byte_level, small_tokenizers.byte_fallback, small_tokenizers.metaspace]
 LONGEST_CHARACTER = 4

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from generator.conftest import MakeRoom, Room, request
+from text_generation_server.batching.requests import CachedBatch, Generation, GenerationRequest, StepOutcome
 from text_generation_server.engine.fake import FakeEngine
 from text_generation_server.errors import InvalidRequestError, UnknownBatchError
-from text_generation_server.requests import CachedBatch, Generation, GenerationRequest, StepOutcome
 
 MAX_LENGTH = 64
 

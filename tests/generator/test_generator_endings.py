@@ -7,8 +7,8 @@ import pytest
 
 from generator.conftest import MakeRoom, Room, request, scripted
 from generator.small_tokenizers import BOS, EOS, MARKED, TOOL
-from text_generation_server.generator import Generator
-from text_generation_server.requests import FinishReason, GeneratedText
+from text_generation_server.batching.generator import Generator
+from text_generation_server.batching.requests import FinishReason, GeneratedText
 from text_generation_server.sampling.parameters import SamplingParameters
 
 Say = Callable[..., Room]

@@ -10,10 +10,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from generator import small_tokenizers
 from generator.reference import Answer, answer_alone
+from text_generation_server.batching.generator import Generator
+from text_generation_server.batching.requests import CachedBatch, Generation, GenerationRequest, StepOutcome
 from text_generation_server.engine.fake import FakeEngine
 from text_generation_server.errors import UnknownBatchError
-from text_generation_server.generator import Generator
-from text_generation_server.requests import CachedBatch, Generation, GenerationRequest, StepOutcome
 
 MAX_LENGTH = 32
 TOKENIZER = small_tokenizers.byte_level()

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from generator.conftest import MakeRoom, Room, request
-from text_generation_server.generator import PATIENCE
+from text_generation_server.batching.generator import PATIENCE
+from text_generation_server.batching.requests import FinishReason, Generation, GenerationRequest, StepOutcome
 from text_generation_server.grammar import compiler, constraint
 from text_generation_server.grammar.compilation import compile_grammar
 from text_generation_server.grammar.definition import Grammar, GrammarKind
-from text_generation_server.requests import FinishReason, Generation, GenerationRequest, StepOutcome
 
 WORD = Grammar(GrammarKind.REGEX, "[a-f]{3}")
 SLOW = Grammar(GrammarKind.REGEX, "slow|slower")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from generator import small_tokenizers
 from generator.small_tokenizers import MARKED, SENTENCES, THINK, TOOL
-from text_generation_server.text import IncrementalText
-from text_generation_server.tokens import TokenDecoder
+from text_generation_server.text.incremental import IncrementalText
+from text_generation_server.text.tokens import TokenDecoder
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 WHOLE_TEXTS = [

@@ -8,7 +8,7 @@ from generator import small_tokenizers
 from generator.conftest import request
 from generator.small_tokenizers import BOS
 from text_generation_server.errors import InvalidRequestError
-from text_generation_server.tokens import PromptEncoder
+from text_generation_server.text.tokens import PromptEncoder
 
 TOKENIZERS = [small_tokenizers.byte_level, small_tokenizers.byte_fallback, small_tokenizers.metaspace]
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from generator import small_tokenizers
 from generator.conftest import request
-from text_generation_server.slots import RequestState, SlotTable
-from text_generation_server.tokens import TokenDecoder
+from text_generation_server.batching.slots import RequestState, SlotTable
+from text_generation_server.text.tokens import TokenDecoder
 
 
 def state(request_id: int = 0) -> RequestState:

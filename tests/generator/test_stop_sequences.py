@@ -11,9 +11,9 @@ from generator.conftest import request
 from generator.reciter import known_characters, reciting_generator
 from generator.reference import first_end
 from generator.small_tokenizers import SENTENCES
+from text_generation_server.batching.requests import FinishReason
 from text_generation_server.errors import InvalidRequestError
-from text_generation_server.requests import FinishReason
-from text_generation_server.text import StopSequences
+from text_generation_server.text.incremental import StopSequences
 
 ROUTERS_LIMIT = 4
 """Stop sequences of one request, by default (--max-stop-sequences)."""

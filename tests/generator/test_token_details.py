@@ -7,8 +7,8 @@ import pytest
 
 from generator import small_tokenizers
 from generator.conftest import request
+from text_generation_server.batching.generator import Generator
 from text_generation_server.engine.fake import FakeEngine
-from text_generation_server.generator import Generator
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ Launcher: launcher/src/main.rs; routers: backends/v3/src/{main,lib}.rs and backe
 of 1.4.5 also compared the prefill budget with both other limits.
 """
 
-from text_generation_server.router_limits import WireVersion, limits_for_router
+from text_generation_server.wire.limits import WireVersion, limits_for_router
 from tpu_tgi.parameters.derivation import Parameters
 
 # What the v2 router assumes if it is not told.

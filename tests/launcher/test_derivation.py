@@ -13,7 +13,7 @@ from launcher.stock_checks import (
     check_shard_and_v3_router,
 )
 from text_generation_server.errors import InvalidSettingError
-from text_generation_server.router_limits import WireVersion
+from text_generation_server.wire.limits import WireVersion
 from tpu_tgi.parameters.derivation import Parameters, derive
 from tpu_tgi.parameters.given import Given, Number
 

@@ -9,12 +9,12 @@ from typing import Any
 import grpc
 import pytest
 
+from text_generation_server.batching.generator import Generator
 from text_generation_server.engine.fake import FakeEngine
-from text_generation_server.generator import Generator
 from text_generation_server.pb import service_v2_pb2_grpc, service_v3_pb2_grpc
-from text_generation_server.router_limits import WireVersion
-from text_generation_server.server import LARGEST_REQUEST, add_services
-from text_generation_server.service import Shard
+from text_generation_server.wire.limits import WireVersion
+from text_generation_server.wire.server import LARGEST_REQUEST, add_services
+from text_generation_server.wire.service import Shard
 
 from .spelling_model import eos_id, next_letter, spelling_tokenizer
 

@@ -63,7 +63,7 @@ def load_engine(
 
 
 if __name__ == "__main__":
-    loader = ModuleType("text_generation_server.engine.xla.load")
+    loader = ModuleType("text_generation_server.model.load")
     loader.load_engine = load_engine  # type: ignore[attr-defined]
     sys.modules[loader.__name__] = loader
 

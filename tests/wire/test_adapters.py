@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from text_generation_server.router_limits import WireVersion
+from text_generation_server.wire.limits import WireVersion
 
 from .conftest import RunningShard
 from .router_messages import prefill, request

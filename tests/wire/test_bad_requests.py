@@ -7,8 +7,8 @@ import grpc
 import pytest
 
 from text_generation_server.pb import messages_pb2 as pb
-from text_generation_server.router_limits import WireVersion
 from text_generation_server.sampling.parameters import Processing
+from text_generation_server.wire.limits import WireVersion
 
 from .conftest import MAX_LENGTH, RunningShard
 from .router_messages import IMAGE_BYTES, prefill, request

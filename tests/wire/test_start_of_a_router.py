@@ -7,7 +7,7 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from text_generation_server.pb import messages_pb2 as pb
-from text_generation_server.router_limits import WireVersion
+from text_generation_server.wire.limits import WireVersion
 
 from .conftest import BATCH_SIZE, MAX_LENGTH, RunningShard
 from .router_messages import prefill, request, warmup_v2, warmup_v3

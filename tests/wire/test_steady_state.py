@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from text_generation_server.pb import messages_pb2 as pb
-from text_generation_server.router_limits import WireVersion
+from text_generation_server.wire.limits import WireVersion
 
 from .conftest import BATCH_SIZE, MAX_LENGTH, RunningShard
 from .router_messages import LIVENESS_ID, liveness, prefill, request

@@ -1,14 +1,14 @@
 """Batch size B and sequence length T -> all numbers of launcher, router and shard.
 
 The rules are the checks of the stock launcher and routers (protocol sections 1.5 and 6.7) and of the shard
-(`text_generation_server.router_limits`); docs/parameters.md has every option.
+(`text_generation_server.wire.limits`); docs/parameters.md has every option.
 """
 
 from dataclasses import dataclass
 
 from text_generation_server.errors import InvalidSettingError
-from text_generation_server.router_limits import WireVersion
 from text_generation_server.settings import DEFAULT_BATCH_SIZE
+from text_generation_server.wire.limits import WireVersion
 from tpu_tgi.parameters.contradictions import Contradictions
 from tpu_tgi.parameters.given import Given, Number
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from text_generation_server.engine.memory import MemoryNeed
+from text_generation_server.model.memory import MemoryNeed
 
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from text_generation_server.errors import InvalidSettingError
-from text_generation_server.router_limits import WireVersion
+from text_generation_server.wire.limits import WireVersion
 
 LAUNCHER = "text-generation-launcher"
 ROUTER = "text-generation-router"

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from text_generation_server.engine.adapters.stacking import BASE
+from text_generation_server.model.adapters.stacking import BASE
 
 
 class SlotAdapters:

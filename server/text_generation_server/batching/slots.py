@@ -5,9 +5,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
-from text_generation_server.engine.contract import RankedTokens
-from text_generation_server.grammar.constraint import Constraint
-from text_generation_server.requests import (
+from text_generation_server.batching.requests import (
     FinishReason,
     GeneratedText,
     GeneratedToken,
@@ -15,8 +13,10 @@ from text_generation_server.requests import (
     GenerationRequest,
     PromptTokens,
 )
-from text_generation_server.text import IncrementalText, StopSequences
-from text_generation_server.tokens import TokenDecoder
+from text_generation_server.engine.contract import RankedTokens
+from text_generation_server.grammar.constraint import Constraint
+from text_generation_server.text.incremental import IncrementalText, StopSequences
+from text_generation_server.text.tokens import TokenDecoder
 
 
 class RequestState:

@@ -10,22 +10,22 @@ from dataclasses import dataclass, field
 import grpc
 from loguru import logger
 
-from text_generation_server.engine.contract import Engine
-from text_generation_server.errors import InvalidRequestError, InvalidSettingError, UnknownBatchError
-from text_generation_server.generator import Generator
-from text_generation_server.grammar.definition import Grammar, GrammarKind
-from text_generation_server.pb import messages_pb2 as pb
-from text_generation_server.pb.service_v2_pb2_grpc import TextGenerationServiceServicer as ServicerV2
-from text_generation_server.pb.service_v3_pb2_grpc import TextGenerationServiceServicer as ServicerV3
-from text_generation_server.requests import (
+from text_generation_server.batching.generator import Generator
+from text_generation_server.batching.requests import (
     CachedBatch,
     FinishReason,
     GeneratedToken,
     Generation,
     GenerationRequest,
 )
-from text_generation_server.router_limits import WireVersion, limits_for_router
+from text_generation_server.engine.contract import Engine
+from text_generation_server.errors import InvalidRequestError, InvalidSettingError, UnknownBatchError
+from text_generation_server.grammar.definition import Grammar, GrammarKind
+from text_generation_server.pb import messages_pb2 as pb
+from text_generation_server.pb.service_v2_pb2_grpc import TextGenerationServiceServicer as ServicerV2
+from text_generation_server.pb.service_v3_pb2_grpc import TextGenerationServiceServicer as ServicerV3
 from text_generation_server.sampling.parameters import SamplingParameters
+from text_generation_server.wire.limits import WireVersion, limits_for_router
 
 LIVENESS_ID = 2**64 - 1
 """The id of a request that only asks whether the shard still works; no other request has it."""

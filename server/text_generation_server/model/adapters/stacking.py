@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from text_generation_server.engine.adapters.reading import Adapter, refusal
+from text_generation_server.model.adapters.reading import Adapter, refusal
 
 ANOTHER = "Use an adapter that was trained on this model"
 

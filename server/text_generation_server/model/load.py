@@ -11,18 +11,18 @@ import torch_xla
 import torch_xla.runtime as runtime
 from loguru import logger
 
-from text_generation_server.engine import model as host
-from text_generation_server.engine.adapters.adapted import AdaptedModel
-from text_generation_server.engine.adapters.reading import Adapter, read_adapter
-from text_generation_server.engine.adapters.stacking import stack_adapters
 from text_generation_server.engine.contract import EngineLimits
+from text_generation_server.engine.engine import XlaEngine
 from text_generation_server.engine.layout import CacheLayout
-from text_generation_server.engine.memory import MemoryNeed
 from text_generation_server.engine.state import initial_state
-from text_generation_server.engine.weights import store_transposed
-from text_generation_server.engine.xla.engine import XlaEngine
-from text_generation_server.engine.xla.memory import free_memory
 from text_generation_server.errors import InvalidSettingError
+from text_generation_server.model import checkpoint as host
+from text_generation_server.model.adapters.adapted import AdaptedModel
+from text_generation_server.model.adapters.reading import Adapter, read_adapter
+from text_generation_server.model.adapters.stacking import stack_adapters
+from text_generation_server.model.memory import MemoryNeed
+from text_generation_server.model.weights import store_transposed
+from text_generation_server.runtime.device_memory import free_memory
 from text_generation_server.sampling.parameters import WatermarkStrength
 
 DEFAULT_WATERMARK = WatermarkStrength()

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from text_generation_server.batching.slots import RequestState
 from text_generation_server.engine.contract import ChosenTokens, PendingTokens, RankedTokens
-from text_generation_server.slots import RequestState
 
 
 @dataclass(frozen=True)

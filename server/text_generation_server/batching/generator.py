@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from itertools import chain, count
 from typing import TYPE_CHECKING
 
+from text_generation_server.batching.requests import CachedBatch, GenerationRequest, StepOutcome, StepTimings
+from text_generation_server.batching.slots import RequestState, SlotTable
+from text_generation_server.batching.steps import ChosenToken, StartedStep, chosen_for
 from text_generation_server.engine.contract import (
     MAX_RANKED,
     ChosenTokens,
@@ -22,11 +25,8 @@ from text_generation_server.grammar.compiler import GrammarCompiler
 from text_generation_server.grammar.constraint import Constraint, wait_for_all, wait_for_one
 from text_generation_server.grammar.masks import masks_of_step
 from text_generation_server.grammar.vocabulary import Vocabulary
-from text_generation_server.requests import CachedBatch, GenerationRequest, StepOutcome, StepTimings
 from text_generation_server.sampling.parameters import require
-from text_generation_server.slots import RequestState, SlotTable
-from text_generation_server.steps import ChosenToken, StartedStep, chosen_for
-from text_generation_server.tokens import PromptEncoder, TokenDecoder
+from text_generation_server.text.tokens import PromptEncoder, TokenDecoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch_xla.core.xla_model as xla_model
 
 from text_generation_server.engine.programs import Program
-from text_generation_server.engine.xla.compiled import Trace
+from text_generation_server.lowering.compiled import Trace
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from text_generation_server.engine.adapters.stacking import LayerStack
+from text_generation_server.model.adapters.stacking import LayerStack
 
 
 class AdaptedModel(nn.Module):

@@ -6,8 +6,8 @@ Works on any fast tokenizer of transformers; nothing here keeps state between ca
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from text_generation_server.batching.requests import GenerationRequest
 from text_generation_server.errors import InvalidRequestError
-from text_generation_server.requests import GenerationRequest
 from text_generation_server.sampling.parameters import require
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from text_generation_server.errors import InvalidRequestError
-from text_generation_server.tokens import TokenDecoder
+from text_generation_server.text.tokens import TokenDecoder
 
 CONTEXT_TOKENS = 5
 """Prompt tokens that are decoded along with the output: they tell if its first word has a leading space."""

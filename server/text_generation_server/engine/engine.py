@@ -25,10 +25,10 @@ from text_generation_server.engine.contract import (
     WarmupStep,
 )
 from text_generation_server.engine.programs import Program
+from text_generation_server.engine.slot_adapters import SlotAdapters
 from text_generation_server.engine.state import DecodeState, float_parameters, integer_parameters
-from text_generation_server.engine.xla import measurement
-from text_generation_server.engine.xla.compiled import CompiledProgram
-from text_generation_server.engine.xla.slot_adapters import SlotAdapters
+from text_generation_server.lowering import measurement
+from text_generation_server.lowering.compiled import CompiledProgram
 from text_generation_server.sampling.masking import WORD_BITS
 from text_generation_server.sampling.parameters import Processing, SamplingParameters, WatermarkStrength
 

@@ -1,1 +1,0 @@
-"""The only package that imports torch_xla: the day something replaces it, this one changes."""

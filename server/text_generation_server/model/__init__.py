@@ -1,0 +1,1 @@
+"""From a checkpoint to what the engine needs of it: what is supported, weights, memory, adapters."""

@@ -1,0 +1,1 @@
+"""Protobuf lives here and nowhere else: RPCs, messages, the socket, and what a router is told."""
