@@ -1,4 +1,4 @@
-"""What the generator asks of an engine: prefill a slot, decode all slots, release a slot.
+"""What the generator asks of an engine: fill a slot, advance all slots, release a slot.
 
 The engine owns one static batch of `batch_size` slots of `max_length` tokens. It knows token ids and
 sampling parameters; it knows nothing of text, requests or protobuf. The split into prefill / insert /
@@ -6,7 +6,7 @@ generate follows JetStream's engine API, with insert folded into prefill because
 writes straight into the slot.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from text_generation_server.sampling.parameters import SamplingParameters
 
 
 @dataclass(frozen=True)
-class EngineLimits:
+class EngineInfo:
     """The static shape and what the engine says of itself.
 
     Attributes:
@@ -64,49 +64,90 @@ class RankedTokens:
 
 
 @dataclass(frozen=True)
-class ChosenTokens:
-    """The outcome of one program.
-
-    After a prefill both lists have one entry, for the slot that was filled. After a decode they have
-    `batch_size` entries, indexed by slot; entries of slots that are not live mean nothing.
+class ChosenToken:
+    """One token that was chosen for a slot.
 
     Attributes:
-        token_ids: the chosen tokens.
-        logprobs: log-softmax of the processed scores at the chosen token.
-        ranked: the best tokens of each row, if a live slot asked for them; else None.
+        logprob: log-softmax of the processed scores at the token.
+        ranked: the best tokens in its place, if the slot was filled with `ranked`; else None.
     """
 
-    token_ids: list[int]
-    logprobs: list[float]
-    ranked: list[RankedTokens] | None = None
+    token_id: int
+    logprob: float
+    ranked: RankedTokens | None = None
 
 
-class PendingTokens(Protocol):
-    """A program that was started and may still be running on the device."""
+ChosenTokens = Mapping[int, Sequence[ChosenToken]]
+"""The outcome of a prefill or a step, by slot: for each slot that was live when it was started, the tokens that were
+chosen for it, in their order. A step may choose several tokens for a slot, or none: then the slot may be missing."""
+
+
+class PendingOutput(Protocol):
+    """A prefill or a step that was started and may still be running on the device."""
 
     def read(self) -> ChosenTokens:
-        """Waits for the program and returns its outcome; may be called once."""
+        """Waits for the device and returns the outcome; may be called once.
+
+        RuntimeError if the device fails; the engine is broken then.
+        """
+        ...
+
+
+class StartedStep(Protocol):
+    """A step in which the model runs, and no token is chosen yet."""
+
+    def choose(self, allowed: AllowedTokens | None = None) -> PendingOutput:
+        """Starts the choice; must be called once, and before anything else is asked of the engine.
+
+        `allowed` tells what each slot may choose; None allows all. It may be made while the model runs.
+        """
         ...
 
 
 @dataclass(frozen=True)
-class WarmupStep:
-    """One line of warm-up progress: program `index` of `count` was compiled and run once."""
+class WarmupProgress:
+    """One line of warm-up progress: program `index` of `count` is ready.
+
+    Attributes:
+        origin: "compiled", or "from cache".
+    """
 
     program: str
     index: int
     count: int
     seconds: float
+    origin: str = "compiled"
+
+
+@dataclass(frozen=True)
+class EngineStatistics:
+    """What an operator wants to see of an engine.
+
+    Attributes:
+        compilations_after_warm_up: anything but 0 is a defect.
+        programs_compiled, programs_from_cache: before and during warm-up.
+        call_seconds: how long the call of the device that is in progress has taken so far; 0 if there is none.
+        idle_seconds: the time that the device had nothing to do although a slot was live; an upper bound.
+        memory_used, memory_limit: of the device, in bytes; None if it does not tell.
+    """
+
+    compilations_after_warm_up: int = 0
+    programs_compiled: int = 0
+    programs_from_cache: int = 0
+    call_seconds: float = 0.0
+    idle_seconds: float = 0.0
+    memory_used: int | None = None
+    memory_limit: int | None = None
 
 
 class Engine(Protocol):
-    """One model on one device. Not thread-safe: the caller serialises all calls but `check_health`."""
+    """One model. Not thread-safe: the caller serialises all calls but `check_health` and `statistics`."""
 
     @property
-    def limits(self) -> EngineLimits: ...
+    def info(self) -> EngineInfo: ...
 
-    def warm_up(self, progress: Callable[[WarmupStep], None]) -> None:
-        """Compiles and runs every program, largest first. A second call returns at once."""
+    def warm_up(self, progress: Callable[[WarmupProgress], None]) -> None:
+        """Makes every program ready. A second call returns at once. No slot may be live."""
         ...
 
     def prefill(
@@ -114,35 +155,35 @@ class Engine(Protocol):
         slot: int,
         token_ids: Sequence[int],
         sampling: SamplingParameters,
+        *,
         ranked: bool = False,
         adapter: str | None = None,
         allowed: AllowedTokens | None = None,
-    ) -> PendingTokens:
-        """Starts the program that fills `slot` with a prompt and chooses the first token; the slot is now live.
+    ) -> PendingOutput:
+        """Starts to fill `slot` with a prompt and to choose the first token; the slot is now live.
 
-        Other slots are carried over untouched. `1 <= len(token_ids) < max_length`, else ValueError. With
-        `ranked`, the outcomes have the best tokens as long as this slot is live. `adapter` is one of
-        `limits.adapters`, else ValueError, or None for the base model; the slot keeps it. The first token is one of
-        `allowed`; None allows all.
-        Returns one chosen token.
+        Other slots are carried over untouched. `1 <= len(token_ids) < max_length`, else ValueError. RuntimeError if
+        the slot is live or does not exist. With `ranked`, the outcomes have the best tokens as long as this slot is
+        live. `adapter` is one of `info.adapters`, else ValueError, or None for the base model; the slot keeps it. The
+        first token is one of `allowed`; None allows all.
+
+        The outcome has this slot alone.
         """
         ...
 
-    def decode(self, allowed: Callable[[], AllowedTokens] | None = None) -> PendingTokens:
-        """Starts one step for all slots: each live slot consumes its last token and chooses the next one.
+    def start_step(self) -> StartedStep:
+        """Starts one step for all slots: the model consumes the last token of each live slot.
 
-        `allowed` tells what each slot may choose; None allows all. It is called once the model runs, so that the host
-        finds out meanwhile.
-
-        Steps run in the order in which they were started, so a step may be started before the one
-        before it was read. RuntimeError if no slot is live.
+        Prefills and steps run in the order in which they were started, so a step may be started before the one
+        before it was read. A slot that is full must have been released, but a step that was started ahead of the
+        end of its owner may run past it: its token means nothing. RuntimeError if no slot is live.
         """
         ...
 
     def score_prompt(self, token_ids: Sequence[int], adapter: str | None = None) -> list[float]:
         """The logprob of each token of a prompt but the first, given those before it; waits for the device.
 
-        `adapter` as in `prefill`. RuntimeError unless `limits.scores_prompts`.
+        `adapter` as in `prefill`. RuntimeError unless `info.scores_prompts`.
         """
         ...
 
@@ -151,5 +192,9 @@ class Engine(Protocol):
         ...
 
     def check_health(self) -> None:
-        """Raises RuntimeError if the engine is broken. Cheap, and safe to call from any thread."""
+        """Raises RuntimeError if the engine is broken or does not come back. Cheap, and safe from any thread."""
+        ...
+
+    def statistics(self) -> EngineStatistics:
+        """Cheap, and safe to call from any thread."""
         ...
