@@ -61,12 +61,13 @@ COPY --from=router /usr/local/bin/text-generation-router /usr/local/bin/
 # a name, such as those of `docker run --user`, unless LOGNAME has one.
 ENV PATH=/opt/tpu-tgi/bin:$PATH \
     HF_HOME=/data \
+    TPU_TGI_COMPILE_CACHE=/data/compiled-programs \
     HOSTNAME=0.0.0.0 \
     LOGNAME=tgi \
     PORT=80
 # A library that the base lacks fails here, and not at the start.
 RUN text-generation-launcher --version && text-generation-router --version \
-    && python3 -c "import torch_xla, text_generation_server.cli, tpu_tgi.cli"
+    && python3 -c "import jax, text_generation_server.cli, text_generation_server.lowering.here, tpu_tgi.cli"
 WORKDIR /var/lib/tpu-tgi
 EXPOSE 80
 # The start period has room for a download and the warm-up; it ends with the first success.

@@ -78,7 +78,7 @@ lock: $(INSTALLED) ## write locks/*.lock anew: the newest versions that pyprojec
 
 # --- measuring: bench, tpu-check ---
 
-TPU_CHECK := .venv-tpu-check
+TPU_CHECK := .libtpu
 
 bench: $(INSTALLED) ## measure the engine beside eager transformers, and each feature; needs a quiet machine and six minutes
 	@$(BIN)/python -m tpu_tgi.demo_model $(DEMO_MODEL)
@@ -86,12 +86,11 @@ bench: $(INSTALLED) ## measure the engine beside eager transformers, and each fe
 	@$(BIN)/python -m benchmarks.feature_price $(DEMO_MODEL)
 
 tpu-check: $(INSTALLED) $(TPU_CHECK)/.installed ## compile the programs with the TPU compiler and judge the result
-	@$(BIN)/python -m tpu_tgi.demo_model $(DEMO_MODEL)
-	@$(BIN)/python -m benchmarks.tpu_check --compiler $(TPU_CHECK)/bin/python
+	@PYTHONPATH=$(TPU_CHECK) $(BIN)/python -m benchmarks.tpu_check
 
-# pip older than 25.1 cannot read dependency groups.
+# Beside the environment and not in it, where JAX would look for a TPU at each start.
 $(TPU_CHECK)/.installed: pyproject.toml
-	$(BIN)/python -m venv $(TPU_CHECK)
-	$(TPU_CHECK)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(TPU_CHECK)/bin/python -m pip install --quiet --group tpu-check
+	rm -rf $(TPU_CHECK)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(TPU_CHECK) \
+		"$$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["tpu-check"])')"
 	touch $@

@@ -7,14 +7,15 @@ one run, since a machine's speed drifts; each figure is a median, with the middl
 The machine should have nothing else to do: eager torch suffers most from a neighbour.
 
 What is measured:
-- decode step: from one `decode()` to the next in a loop of `decode()` and `read()`. With 64 tokens of context it
-  reads the first quarter of the cache, with 300 all of it (engine.buckets).
+- decode step: from one read to the next in a loop that keeps two steps in flight, as the generator does. With 64
+  tokens of context it reads the first quarter of the cache, with 300 all of it (engine.buckets).
 - prefill: one prompt of 64 tokens into one slot, up to its first token.
-- host time per step: the time in `decode()` in that loop, which returns as soon as the step was handed over, plus
-  the time in `read()` of a step that ended long before. The rest of a step is waiting in `read()`. It is an upper
-  bound of what a step loses on the host, since the device starts before `decode()` returns.
+- host time per step, device at rest: starting a step while nothing runs, and reading it when it ended long before.
+- starting a step, in the loop: the same without reading, while XLA computes the step before on the same cores.
+- device idle between steps: the time that the device had nothing to do although a step could have run, of the whole; an
+  upper bound, see `engine.watch`.
 - end to end: requests through the generator, prefill, text and stopping included, beside `model.generate`.
-- warm-up: compiling and first running every program of the engine.
+- warm-up: recording and compiling every program of the engine, without a cache; several at a time.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import os
 import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -31,11 +33,11 @@ import torch
 
 from benchmarks.eager import NEW_TOKENS, EagerProcess
 from benchmarks.report import median_and_spread, table
-from text_generation_server.batching.generator import Generator
+from text_generation_server.batching.generator import STEPS_IN_FLIGHT, Generator
 from text_generation_server.batching.requests import GenerationRequest
-from text_generation_server.engine.contract import WarmupStep
-from text_generation_server.engine.engine import XlaEngine
-from text_generation_server.model.load import LoadedEngine, load_engine
+from text_generation_server.engine.contract import PendingOutput, WarmupProgress
+from text_generation_server.engine.engine import StaticBatchEngine
+from text_generation_server.loading.engine import EngineOptions, LoadedModel, load_engine
 from text_generation_server.sampling.parameters import SamplingParameters
 
 MAX_LENGTH = 512
@@ -65,7 +67,9 @@ class BatchResult:
     greedy_long: Times = field(default_factory=Times)
     sampling: Times = field(default_factory=Times)
     host: list[float] = field(default_factory=list)
-    warmup: list[WarmupStep] = field(default_factory=list)
+    host_at_rest: list[float] = field(default_factory=list)
+    idle: float | None = None
+    warmup: list[WarmupProgress] = field(default_factory=list)
     end_to_end: "EndToEnd | None" = None
 
 
@@ -91,7 +95,7 @@ def prompts(rows: int, length: int, vocabulary: int) -> list[list[int]]:
     return ids
 
 
-def fill(engine: XlaEngine, rows: list[list[int]], sampling: SamplingParameters) -> None:
+def fill(engine: StaticBatchEngine, rows: list[list[int]], sampling: SamplingParameters) -> None:
     """Puts a prompt into each slot."""
     for slot, row in enumerate(rows):
         engine.release(slot)
@@ -99,27 +103,45 @@ def fill(engine: XlaEngine, rows: list[list[int]], sampling: SamplingParameters)
 
 
 class Stepper:
-    """Advances an engine, and keeps the milliseconds that its `decode()` took."""
+    """Advances an engine with as many steps in flight as the generator has, and keeps what starting them took.
 
-    def __init__(self, engine: XlaEngine) -> None:
+    Attributes:
+        dispatch: milliseconds.
+    """
+
+    def __init__(self, engine: StaticBatchEngine) -> None:
         self._engine = engine
+        self._pending: deque[PendingOutput] = deque()
         self.dispatch: list[float] = []
 
     def step(self) -> None:
-        started = time.perf_counter()
-        pending = self._engine.decode()
-        self.dispatch.append((time.perf_counter() - started) * 1e3)
-        pending.read()
+        while len(self._pending) < STEPS_IN_FLIGHT:
+            started = time.perf_counter()
+            self._pending.append(self._engine.start_step().choose())
+            self.dispatch.append((time.perf_counter() - started) * 1e3)
+        self._pending.popleft().read()
+
+    def drain(self) -> None:
+        while self._pending:
+            self._pending.popleft().read()
 
 
-def read_overhead(engine: XlaEngine, step_ms: float) -> float:
-    """Milliseconds of `read()` without any waiting."""
-    pending = engine.decode()
-    # Long enough for the step to end. Awake, as in the loop: a core that slept takes a millisecond to come back.
-    until = time.perf_counter() + step_ms * 4 / 1e3 + 0.1
-    while time.perf_counter() < until:
-        pass
-    return milliseconds(pending.read)
+def host_at_rest(engine: StaticBatchEngine, step_ms: float) -> float:
+    """Milliseconds of one step on the host while the device has nothing to do: starting it, and reading it later."""
+
+    def pause() -> None:
+        # Long enough for the step to end. Awake, as in the loop: a core that slept takes a millisecond to come back.
+        until = time.perf_counter() + step_ms * 4 / 1e3 + 0.1
+        while time.perf_counter() < until:
+            pass
+
+    started = time.perf_counter()
+    pending = engine.start_step().choose()
+    dispatch = (time.perf_counter() - started) * 1e3
+    pause()
+    read = milliseconds(pending.read)
+    pause()
+    return dispatch + read
 
 
 def take_turns(
@@ -130,12 +152,11 @@ def take_turns(
     times.eager.extend(eager(count)[1:])
 
 
-def measure(loaded: LoadedEngine, eager: EagerProcess, batch_size: int) -> BatchResult:
-    """All measurements at one batch size."""
-    engine = loaded.engine
-    result = BatchResult(batch_size)
-    engine.warm_up(result.warmup.append)
-    vocabulary = engine.limits.vocab_size
+def measure(loaded: LoadedModel, eager: EagerProcess, result: BatchResult) -> BatchResult:
+    """All measurements at one batch size; `result` has that and the warm-up."""
+    engine, batch_size = loaded.engine, result.batch_size
+    engine.warm_up(lambda _: None)
+    vocabulary = engine.info.vocab_size
     short, long = (prompts(batch_size, length, vocabulary) for length in (SHORT_CONTEXT, LONG_CONTEXT))
 
     for _ in range(REPETITIONS):
@@ -147,26 +168,36 @@ def measure(loaded: LoadedEngine, eager: EagerProcess, batch_size: int) -> Batch
         )
     stepper = Stepper(engine)
     for context, times in ((short, result.greedy), (long, result.greedy_long)):
+        stepper.drain()
         fill(engine, context, GREEDY)
         eager.times("prefill", 1, context)
         for _ in range(REPETITIONS):
             take_turns(times, stepper.step, lambda count: eager.times("decode", count), count=STEPS)
     step_ms = statistics.median(result.greedy_long.ours)
-    overhead = statistics.median(read_overhead(engine, step_ms) for _ in range(REPETITIONS))
-    result.host = [dispatch + overhead for dispatch in stepper.dispatch]
+    stepper.drain()
+    result.host = stepper.dispatch
+    result.host_at_rest = [host_at_rest(engine, step_ms) for _ in range(2 * REPETITIONS)]
+    fill(engine, long, GREEDY)
+    idle = engine.statistics().idle_seconds
+    started = time.perf_counter()
+    for _ in range(REPETITIONS * STEPS):
+        stepper.step()
+    result.idle = (engine.statistics().idle_seconds - idle) / (time.perf_counter() - started) * 100
+    stepper.drain()
 
     fill(engine, short, SAMPLING)
     result.sampling.ours = [milliseconds(stepper.step) for _ in range(REPETITIONS * STEPS)]
+    stepper.drain()
     for slot in range(batch_size):
         engine.release(slot)
     return result
 
 
-def end_to_end(loaded: LoadedEngine, eager: EagerProcess, batch_size: int) -> EndToEnd:
+def end_to_end(loaded: LoadedModel, eager: EagerProcess, batch_size: int) -> EndToEnd:
     """A full batch of equal requests through the generator, and the same through `model.generate`."""
     generator = Generator(loaded.engine, loaded.tokenizer, loaded.eos_token_ids)
     prompt = "Explain in a few sentences why the sky is blue and sunsets are red. " * 3
-    token_ids = loaded.tokenizer([prompt] * batch_size)["input_ids"]
+    token_ids = [loaded.tokenizer.encode(prompt, add_special_tokens=True)] * batch_size
     result = EndToEnd([], [], [])
 
     def serve() -> None:
@@ -198,7 +229,13 @@ def report(results: list[BatchResult]) -> str:
             (f"decode, top-k and top-p, context {SHORT_CONTEXT}", result.sampling, result.batch_size),
         ):
             rows.append([size, work, *compared(times, tokens)])
-        rows.append([size, "host time per step", median_and_spread(result.host, 2), "", "", "", ""])
+        nothing = ["", "", "", ""]
+        rows.append([size, "starting a step, in the loop", median_and_spread(result.host, 2), *nothing])
+        if result.host_at_rest:
+            at_rest = median_and_spread(result.host_at_rest, 2)
+            rows.append([size, "host time per step, device at rest", at_rest, *nothing])
+        if result.idle is not None:
+            rows.append([size, "device idle between steps, %", f"{result.idle:.1f}", *nothing])
     headings = ["batch", "work", "ours ms", "eager ms", "eager / ours", "ours tokens/s", "eager tokens/s"]
     parts = [table(headings, rows)]
     for result in results:
@@ -240,23 +277,29 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path, help="a directory with a checkpoint")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4, 8])
     arguments = parser.parse_args()
     eager: EagerProcess | None = None
     results = []
     for batch_size in arguments.batch_sizes:
         print(f"Measuring at batch size {batch_size}", file=sys.stderr)
-        loaded = load_engine(arguments.model, batch_size=batch_size, max_length=MAX_LENGTH, dtype=None)
-        eager = eager or EagerProcess(arguments.model, loaded.engine.limits.dtype)
-        result = measure(loaded, eager, batch_size)
+        warmup: list[WarmupProgress] = []
+        loaded = load_engine(
+            arguments.model,
+            EngineOptions(batch_size=batch_size, max_length=MAX_LENGTH),
+            compile_cache=None,
+            progress=warmup.append,
+        )
+        eager = eager or EagerProcess(arguments.model, loaded.engine.info.dtype)
+        result = measure(loaded, eager, BatchResult(batch_size, warmup=warmup))
         if batch_size == max(arguments.batch_sizes):
             result.end_to_end = end_to_end(loaded, eager, batch_size)
         results.append(result)
     if eager is not None:
         eager.close()
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torch_xla", "transformers"))
+    versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "torch", "torch_xla", "transformers"))
     print(
-        f"\n{arguments.model.name}, {loaded.engine.limits.dtype}, sequence length {MAX_LENGTH}; {versions}; ",
+        f"\n{arguments.model.name}, {loaded.engine.info.dtype}, sequence length {MAX_LENGTH}; {versions}; ",
         end="",
     )
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[1]:.1f}\n")

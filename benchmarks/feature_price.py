@@ -28,13 +28,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from benchmarks.report import median_and_spread, table
-from text_generation_server.engine.engine import XlaEngine
+from text_generation_server.engine.engine import StaticBatchEngine
 from text_generation_server.grammar.compiler import GrammarCompiler
 from text_generation_server.grammar.constraint import Constraint
 from text_generation_server.grammar.definition import Grammar, GrammarKind
 from text_generation_server.grammar.masks import masks_of_step
 from text_generation_server.grammar.vocabulary import Vocabulary
-from text_generation_server.model.load import load_engine
+from text_generation_server.loading.engine import EngineOptions, load_engine
 from text_generation_server.sampling.parameters import SamplingParameters
 
 BATCH_SIZE, MAX_LENGTH = 8, 512
@@ -113,25 +113,30 @@ def random_adapters(model: Path) -> Iterator[list[tuple[str, Path]]]:
         yield adapters
 
 
-def hold_greedy_requests(engine: XlaEngine) -> None:
+def hold_greedy_requests(engine: StaticBatchEngine) -> None:
     """Plain greedy requests in all slots."""
     for slot in range(BATCH_SIZE):
         engine.release(slot)
         engine.prefill(slot, SHORT, PLAIN).read()
 
 
-def ask(engine: XlaEngine, feature: Feature, constraint: Constraint | None) -> None:
+def ask(engine: StaticBatchEngine, feature: Feature, constraint: Constraint | None) -> None:
     """Gives the last slot to a request that asks for one feature."""
     engine.release(BATCH_SIZE - 1)
     allowed = constraint.allowed() if constraint else None
     first = engine.prefill(
-        BATCH_SIZE - 1, SHORT, feature.sampling, feature.ranked, feature.adapter, allowed
+        BATCH_SIZE - 1,
+        SHORT,
+        feature.sampling,
+        ranked=feature.ranked,
+        adapter=feature.adapter,
+        allowed=allowed,
     ).read()
     if constraint:
-        constraint.advance(first.token_ids[0])
+        constraint.advance(first[BATCH_SIZE - 1][0].token_id)
 
 
-def steps(engine: XlaEngine, constraint: Constraint | None = None) -> list[float]:
+def steps(engine: StaticBatchEngine, constraint: Constraint | None = None) -> list[float]:
     """The times of some steps; the first one wakes caches and threads, and is not counted.
 
     Args:
@@ -139,9 +144,11 @@ def steps(engine: XlaEngine, constraint: Constraint | None = None) -> list[float
     """
 
     def step() -> None:
-        chosen = engine.decode(masks_of_step({BATCH_SIZE - 1: constraint}, BATCH_SIZE)).read()
+        started = engine.start_step()
+        make_masks = masks_of_step({BATCH_SIZE - 1: constraint}, BATCH_SIZE)
+        chosen = started.choose(None if make_masks is None else make_masks()).read()
         if constraint:
-            constraint.advance(chosen.token_ids[BATCH_SIZE - 1])
+            constraint.advance(chosen[BATCH_SIZE - 1][0].token_id)
 
     return [milliseconds(step) for _ in range(STEPS + 1)][1:]
 
@@ -149,21 +156,18 @@ def steps(engine: XlaEngine, constraint: Constraint | None = None) -> list[float
 def measure(model: Path) -> Prices:
     prices = Prices()
     with random_adapters(model) as adapters:
+        options = EngineOptions(BATCH_SIZE, MAX_LENGTH, scores_prompts=True, adapters=adapters)
         loaded = load_engine(
             model,
-            batch_size=BATCH_SIZE,
-            max_length=MAX_LENGTH,
-            dtype=None,
-            scores_prompts=True,
-            adapters=adapters,
+            options,
+            compile_cache=None,
+            progress=lambda step: prices.compiled.update({step.program: step.seconds}),
         )
     ready = loaded.engine
-    grammars = GrammarCompiler(Vocabulary(loaded.tokenizer, ready.limits.vocab_size, loaded.eos_token_ids))
-    without = load_engine(model, batch_size=BATCH_SIZE, max_length=MAX_LENGTH, dtype=None).engine
-    # This one compiles what it needs here, and no more; before the other one watches compilations.
-    hold_greedy_requests(without)
-    steps(without)
-    ready.warm_up(lambda step: prices.compiled.update({step.program: step.seconds}))
+    grammars = GrammarCompiler(Vocabulary(loaded.tokenizer, ready.info.vocab_size, loaded.eos_token_ids))
+    without = load_engine(model, EngineOptions(BATCH_SIZE, MAX_LENGTH), compile_cache=None).engine
+    ready.warm_up(lambda _: None)
+    without.warm_up(lambda _: None)
     for _ in range(TURNS):
         hold_greedy_requests(without)
         prices.without_adapters += steps(without)

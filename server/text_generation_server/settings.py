@@ -1,15 +1,22 @@
 """Flags and environment variables -> one validated object (the launcher's contract, protocol section 6)."""
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from text_generation_server.errors import InvalidSettingError
 from text_generation_server.sampling.parameters import WatermarkStrength
 
 DTYPES = ("float16", "bfloat16", "float32")
-DEFAULT_BATCH_SIZE = 4
+CPU_BATCH_SIZE = 4
+"""The batch of a CPU if nobody chose one: more slots make each step of a CPU slower."""
+
+DEFAULT_HANG_TIMEOUT = 300.0
+"""Seconds. No call of the device is expected to take a fraction of it; a compilation is none."""
+
 LONGEST_SOCKET_PATH = 107
 """Bytes in `sun_path` of a Linux unix socket address, less the final zero."""
 
@@ -28,6 +35,8 @@ class ServeFlags:
     max_input_tokens: int | None = None
     otlp_endpoint: str | None = None
     otlp_service_name: str = "text-generation-inference.server"
+    compile_cache: str | None = None
+    hang_timeout: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Settings:
         revision: branch, tag or commit on the hub; None is the default branch.
         dtype: of the weights, one of DTYPES; None leaves it to the engine.
         uds_path: without the rank; see `socket_path`.
-        batch_size: number of slots, B.
+        batch_size: number of slots, B; None: as many as fit on an accelerator, 4 on a CPU.
         max_length: tokens of one slot, prompt and output together, T; None: min(2048, what the model allows).
         max_input_tokens: longest prompt; None leaves it to the warm-up. Below max_length.
         skip_warmup: debugging only: programs are compiled when they are first needed.
@@ -63,13 +72,15 @@ class Settings:
         otlp_endpoint: of a collector of OpenTelemetry traces; None: make none.
         otlp_service_name: under which traces are sent.
         adapters: LoRA adapters that requests may choose.
+        compile_cache: directory for compiled programs; None: keep none.
+        hang_timeout: seconds after which a call of the device counts as hanging.
     """
 
     model_id: str
     revision: str | None = None
     dtype: str | None = None
     uds_path: str = ServeFlags.uds_path
-    batch_size: int = DEFAULT_BATCH_SIZE
+    batch_size: int | None = None
     max_length: int | None = None
     max_input_tokens: int | None = None
     skip_warmup: bool = False
@@ -78,6 +89,8 @@ class Settings:
     otlp_endpoint: str | None = None
     otlp_service_name: str = ServeFlags.otlp_service_name
     adapters: tuple[AdapterSource, ...] = ()
+    compile_cache: Path | None = None
+    hang_timeout: float = DEFAULT_HANG_TIMEOUT
 
     def __post_init__(self) -> None:
         """Raises InvalidSettingError for a value, or a combination, that cannot be honoured."""
@@ -120,13 +133,12 @@ def read_settings(model_id: str, flags: ServeFlags, environment: Mapping[str, st
         max_input_tokens = one_integer(environment, "MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH")
     elif max_input_tokens < 1:
         raise InvalidSettingError(f"--max-input-tokens must be at least 1. Given: {max_input_tokens}")
-    batch_size = one_integer(environment, "HF_BATCH_SIZE", "MAX_BATCH_SIZE")
     return Settings(
         model_id=model_id,
         revision=flags.revision,
         dtype=flags.dtype,
         uds_path=flags.uds_path,
-        batch_size=DEFAULT_BATCH_SIZE if batch_size is None else batch_size,
+        batch_size=one_integer(environment, "HF_BATCH_SIZE", "MAX_BATCH_SIZE"),
         max_length=one_integer(environment, "HF_SEQUENCE_LENGTH", "MAX_TOTAL_TOKENS"),
         max_input_tokens=max_input_tokens,
         skip_warmup=is_set(environment, "SKIP_WARMUP"),
@@ -135,7 +147,31 @@ def read_settings(model_id: str, flags: ServeFlags, environment: Mapping[str, st
         otlp_endpoint=flags.otlp_endpoint,
         otlp_service_name=flags.otlp_service_name,
         adapters=lora_adapters(environment.get("LORA_ADAPTERS", "")),
+        compile_cache=compile_cache(flags.compile_cache, environment),
+        hang_timeout=hang_timeout(flags.hang_timeout, environment),
     )
+
+
+def compile_cache(flag: str | None, environment: Mapping[str, str]) -> Path | None:
+    """--compile-cache or TPU_TGI_COMPILE_CACHE, a directory or "off"; else one in the user's own cache."""
+    chosen = flag if flag is not None else environment.get("TPU_TGI_COMPILE_CACHE")
+    if chosen == "off":
+        return None
+    if chosen:
+        return Path(chosen)
+    home = environment.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "tpu-tgi"
+
+
+def hang_timeout(flag: float | None, environment: Mapping[str, str]) -> float:
+    """--hang-timeout or HANG_TIMEOUT. Raises InvalidSettingError unless it is above 0."""
+    value = environment.get("HANG_TIMEOUT")
+    seconds = flag if flag is not None else number("HANG_TIMEOUT", value) if value else DEFAULT_HANG_TIMEOUT
+    if not seconds > 0:
+        raise InvalidSettingError(
+            f"--hang-timeout must be above 0 seconds, for example 300. Given: {seconds}"
+        )
+    return seconds
 
 
 def refuse_unsupported(flags: ServeFlags, environment: Mapping[str, str]) -> None:

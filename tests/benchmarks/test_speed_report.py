@@ -2,13 +2,13 @@
 
 from benchmarks.engine_speed import BatchResult, EndToEnd, Times, report
 from benchmarks.report import median_and_spread
-from text_generation_server.engine.contract import WarmupStep
+from text_generation_server.engine.contract import WarmupProgress
 
 
 def result(batch_size: int) -> BatchResult:
     decode = Times(ours=[50.0], eager=[100.0])
-    warmup = [WarmupStep("prefill 512", 1, 2, 4.5), WarmupStep(f"rank {batch_size}", 2, 2, 3.0)]
-    return BatchResult(batch_size, decode, decode, decode, Times(ours=[80.0]), [1.25], warmup)
+    warmup = [WarmupProgress("prefill 512", 1, 2, 4.5), WarmupProgress(f"rank {batch_size}", 2, 2, 3.0)]
+    return BatchResult(batch_size, decode, decode, decode, Times(ours=[80.0]), host=[1.25], warmup=warmup)
 
 
 def test_the_report_puts_eager_torch_beside_the_engine_at_each_batch_size() -> None:

@@ -1,27 +1,30 @@
 """The demo model on an engine of batch size 4, warmed up once for all tests."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from text_generation_server.engine.contract import WarmupStep
-from text_generation_server.lowering import measurement
-from text_generation_server.model.load import LoadedEngine, load_engine
+from support import engines
+from text_generation_server.engine.contract import WarmupProgress
+from text_generation_server.engine.engine import StaticBatchEngine
+from text_generation_server.model.architectures import eos_token_ids, load_config, load_tokenizer
 from tpu_tgi import demo_model
 
 DIRECTORY = Path(__file__).parents[2] / "models" / "SmolLM2-135M-Instruct"
 
 
-@pytest.fixture(autouse=True)
-def nothing_falls_back_to_the_host(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Holds for every test of the engine, but for the one that provokes it."""
-    before = measurement.fallbacks()
-    yield
-    if request.node.get_closest_marker("falls_back") is None:
-        assert measurement.fallbacks() == before
+@dataclass(frozen=True)
+class LoadedEngine:
+    """A warm engine of the demo model, and what makes text of its tokens."""
+
+    engine: StaticBatchEngine
+    tokenizer: Any
+    eos_token_ids: frozenset[int]
 
 
 @pytest.fixture(scope="session")
@@ -31,23 +34,25 @@ def model_directory() -> Path:
 
 
 @pytest.fixture(scope="session")
-def warm_up_steps() -> list[WarmupStep]:
+def warm_up_steps() -> list[WarmupProgress]:
     """Filled by the `loaded` fixture."""
     return []
 
 
 @pytest.fixture(scope="session")
-def warmed_up(model_directory: Path, warm_up_steps: list[WarmupStep]) -> LoadedEngine:
-    loaded = load_engine(model_directory, batch_size=4, max_length=512, dtype=None)
-    loaded.engine.warm_up(warm_up_steps.append)
-    return loaded
+def warmed_up(model_directory: Path, warm_up_steps: list[WarmupProgress]) -> LoadedEngine:
+    engine = engines.loader(model_directory, batch_size=4, max_length=512).load()
+    engine.warm_up(warm_up_steps.append)
+    tokenizer = load_tokenizer(model_directory)
+    ids = eos_token_ids(model_directory, load_config(model_directory), tokenizer)
+    return LoadedEngine(engine, tokenizer, ids)
 
 
 @pytest.fixture
 def loaded(warmed_up: LoadedEngine) -> Iterator[LoadedEngine]:
     """The engine with all slots free, before and after."""
     yield warmed_up
-    for slot in range(warmed_up.engine.limits.batch_size):
+    for slot in range(warmed_up.engine.info.batch_size):
         warmed_up.engine.release(slot)
 
 

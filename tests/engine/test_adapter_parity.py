@@ -9,17 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from engine.checkpoints import ARCHITECTURES, generate, save
-from engine.driver import Driver
-from engine.lora_adapters import Oracle, save_adapter
-from text_generation_server.engine import programs
-from text_generation_server.engine.engine import XlaEngine
-from text_generation_server.model.adapters.adapted import AdaptedModel
-from text_generation_server.model.adapters.reading import read_adapter
-from text_generation_server.model.adapters.stacking import stack_adapters
-from text_generation_server.model.checkpoint import load_config, load_model
-from text_generation_server.model.load import place_on_device
-from text_generation_server.sampling.parameters import SamplingParameters
+from support import engines
+from support.checkpoints import ARCHITECTURES, generate, save
+from support.driver import Driver
+from support.lora_adapters import Oracle, save_adapter
+from text_generation_server.engine.engine import StaticBatchEngine
+from text_generation_server.lowering.here import LoweringHere
+from text_generation_server.lowering.request import ProgramOptions
+from text_generation_server.sampling.parameters import SamplingParameters, WatermarkStrength
 
 LENGTH = 64
 PLAIN = SamplingParameters()
@@ -47,20 +44,18 @@ def test_each_architecture_scores_a_prompt_with_an_adapter_as_peft_does(
         name: save_adapter(checkpoint, tmp_path / name, seed, r=rank, target_modules="all-linear")
         for seed, (name, rank) in enumerate({"one": 3, "two": 8}.items())
     }
-    loaded = load_model(checkpoint, load_config(checkpoint), LENGTH, torch.float32)
-    read = [read_adapter(name, directory) for name, directory in adapters.items()]
-    model = AdaptedModel(loaded.model, stack_adapters(loaded.model, read, torch.float32))
+    engine = engines.loader(
+        checkpoint,
+        batch_size=1,
+        max_length=LENGTH,
+        scores_prompts=True,
+        adapters=[*adapters.items()],
+        skip_warmup=True,
+    ).load()
     ids = random.Random(model_type).choices(range(3, 160), k=30)
     oracle = Oracle(checkpoint, adapters)
-    for index, name in enumerate([None, *adapters]):
-        program = programs.score_prompt(
-            model,
-            len(loaded.cache_shape.layers),
-            torch.tensor([ids], dtype=torch.int32),
-            [torch.tensor([index], dtype=torch.int32)],
-        )
-        with torch.no_grad():
-            (scored,) = program.function(program.arguments)
+    for name in (None, *adapters):
+        scored = torch.tensor(engine.score_prompt(ids, name))
         expected = oracle.logprobs(name, ids)[:-1].gather(1, torch.tensor(ids[1:]).unsqueeze(1))[:, 0]
         torch.testing.assert_close(scored, expected, rtol=0, atol=1e-4)
 
@@ -69,7 +64,7 @@ def test_each_architecture_scores_a_prompt_with_an_adapter_as_peft_does(
 class Served:
     """An engine with adapters, warmed up, and its oracle."""
 
-    engine: XlaEngine
+    engine: StaticBatchEngine
     oracle: Oracle
 
 
@@ -85,14 +80,9 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         name: save_adapter(checkpoint, directory / name, seed, **config)
         for seed, (name, config) in enumerate(ADAPTERS.items())
     }
-    loaded = load_model(checkpoint, load_config(checkpoint), LENGTH, torch.float32)
-    engine = place_on_device(
-        loaded,
-        batch_size=3,
-        scores_prompts=True,
-        adapters=[read_adapter(name, path) for name, path in paths.items()],
+    engine = engines.engine(
+        checkpoint, batch_size=3, max_length=LENGTH, scores_prompts=True, adapters=[*paths.items()]
     )
-    engine.warm_up(lambda _: None)
     return Served(engine, Oracle(checkpoint, paths))
 
 
@@ -102,7 +92,7 @@ def driver(served: Served) -> Iterator[Driver]:
     yield driver
     for slot in list(driver.running):
         driver.leave(slot)
-    assert served.engine.compilations_after_warm_up == 0
+    assert served.engine.statistics().compilations_after_warm_up == 0
 
 
 def test_requests_of_all_adapters_and_of_none_share_a_batch_and_reuse_slots(
@@ -135,16 +125,16 @@ def test_a_prompt_is_scored_with_its_adapter(served: Served, driver: Driver) -> 
 
 
 def test_an_adapter_that_is_not_loaded_is_refused_by_the_engine(served: Served) -> None:
-    with pytest.raises(
-        ValueError, match=r"no adapter is called 'other'\. Loaded: attention, everything, patterns"
-    ):
+    with pytest.raises(ValueError, match=r"no adapter 'other'\. Loaded: attention, everything, patterns"):
         served.engine.prefill(0, [1, 2], PLAIN, adapter="other")
 
 
-def test_without_adapters_the_programs_take_what_they_took_and_the_model_has_no_hooks(tmp_path: Path) -> None:
-    directory = save("llama", tmp_path)
-    loaded = load_model(directory, load_config(directory), LENGTH, torch.float32)
-    engine = place_on_device(loaded, batch_size=2)
-    counts = {key.kind: len(engine.program(key).arguments) for key in engine.program_keys()}
-    assert (counts["prefill"], counts["forward"]) == (4 + 2, 4 + 2)
-    assert not any(module._forward_hooks for module in loaded.model.modules())
+def test_without_adapters_the_programs_take_nothing_of_them(tmp_path: Path) -> None:
+    loader = engines.loader(save("llama", tmp_path), batch_size=2, max_length=LENGTH)
+    options = ProgramOptions(loader.shape(2, LENGTH), WatermarkStrength(), exact_float32=False)
+    lowering = LoweringHere()
+    lowering.describe(loader.source)
+    for program in lowering.lower(options, ["prefill 64", "forward 64"]):
+        assert not any(
+            "lora" in parameter.name or "adapter" in parameter.name for parameter in program.parameters
+        )

@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from engine.checkpoints import ARCHITECTURES, Expected, generate, save
-from engine.driver import Driver, Run
+from support import engines
+from support.checkpoints import ARCHITECTURES, Expected, generate, save
+from support.driver import Driver, Run
 from text_generation_server.engine.layout import CacheLayout
-from text_generation_server.model.checkpoint import SUPPORTED_MODEL_TYPES, load_config, load_model
-from text_generation_server.model.load import place_on_device
+from text_generation_server.model.architectures import SUPPORTED_MODEL_TYPES
 
 LENGTH = 96
 
@@ -34,9 +34,7 @@ def test_an_architecture_generates_what_transformers_generates(
     # 40 + 40 tokens: far beyond a sliding window of 16.
     expected = [generate(reference, prompt, 40) for prompt in prompts]
 
-    model = load_model(directory, load_config(directory), LENGTH, torch.float32)
-    engine = place_on_device(model, batch_size=2, layout=layout)
-    engine.warm_up(lambda _: None)
+    engine = engines.engine(directory, batch_size=2, max_length=LENGTH, layout=layout)
     driver = Driver(engine)
     first = driver.join(0, prompts[0])
     driver.step(7)
@@ -51,7 +49,7 @@ def test_an_architecture_generates_what_transformers_generates(
 
     for run, answer in zip((first, second, third, fourth), expected, strict=True):
         assert_same(run, answer)
-    assert engine.compilations_after_warm_up == 0
+    assert engine.statistics().compilations_after_warm_up == 0
 
 
 def assert_same(run: Run, expected: Expected) -> None:

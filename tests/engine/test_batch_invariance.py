@@ -2,8 +2,8 @@
 
 import pytest
 
-from engine.driver import Driver
-from text_generation_server.model.load import LoadedEngine
+from engine.conftest import LoadedEngine
+from support.driver import Driver
 from text_generation_server.sampling.parameters import SamplingParameters
 
 PLAIN = SamplingParameters()
@@ -83,14 +83,14 @@ def test_a_step_may_be_started_before_the_one_before_it_was_read(
 ) -> None:
     expected = driver.alone(prompts[0], 9, PLAIN)
     engine = driver.engine
-    pending = [engine.prefill(0, prompts[0], PLAIN)] + [engine.decode() for _ in range(8)]
-    first, *steps = [step.read().token_ids for step in pending]
+    pending = [engine.prefill(0, prompts[0], PLAIN)] + [engine.start_step().choose() for _ in range(8)]
+    tokens = [token.token_id for step in pending for token in step.read()[0]]
     engine.release(0)
-    assert first + [tokens[0] for tokens in steps] == expected
+    assert tokens == expected
 
 
 def test_a_request_can_fill_its_slot_to_the_last_position(driver: Driver) -> None:
-    limit = driver.engine.limits.max_length
+    limit = driver.engine.info.max_length
     run = driver.join(3, [5] * (limit - 2))
     neighbour = driver.join(0, [6] * 10)
     driver.step(1)

@@ -17,10 +17,17 @@ def test_every_prompt_length_has_a_bucket_that_wastes_less_than_half(max_length:
 
 @pytest.mark.parametrize(
     ("max_length", "lengths"),
-    [(64, [64]), (256, [128, 256]), (512, [128, 256, 512]), (1000, [250, 500, 1000])],
+    [(64, [64]), (256, [128, 256]), (512, [128, 256, 512]), (1000, [128, 256, 512, 1000])],
 )
-def test_decode_reads_a_quarter_a_half_or_all_of_the_cache(max_length: int, lengths: list[int]) -> None:
+def test_decode_reads_powers_of_two_of_the_cache(max_length: int, lengths: list[int]) -> None:
     assert decode_lengths(max_length) == lengths
+
+
+@pytest.mark.parametrize("max_length", [1000, 8192, 131072])
+def test_a_step_never_reads_more_than_twice_what_its_longest_request_needs(max_length: int) -> None:
+    lengths = decode_lengths(max_length)
+    for position in {1, 128, 129, 300, max_length // 3, max_length // 2 + 1, max_length}:
+        assert bucket_for(position, lengths) <= max(128, 2 * position)
 
 
 def test_a_length_beyond_the_largest_bucket_is_an_error_that_names_both() -> None:

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from engine.conftest import LoadedEngine
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.requests import GeneratedToken, GenerationRequest
-from text_generation_server.model.load import LoadedEngine
 from text_generation_server.sampling.parameters import SamplingParameters
+from text_generation_server.text.tokenizer import ModelTokenizer
 
 TOKENS, MOST_AT_ONCE = 36, 9
 ASKED: dict[str, SamplingParameters] = {
@@ -18,7 +19,7 @@ ASKED: dict[str, SamplingParameters] = {
 
 def answers(loaded: LoadedEngine, so_far: dict[str, str], count: int) -> dict[str, list[GeneratedToken]]:
     """The next tokens of all prompts in ASKED with their answers so far, in one batch."""
-    generator = Generator(loaded.engine, loaded.tokenizer, frozenset())
+    generator = Generator(loaded.engine, ModelTokenizer.from_transformers(loaded.tokenizer), frozenset())
     requests = [
         GenerationRequest(request_id, prompt + so_far[prompt], count, sampling=sampling)
         for request_id, (prompt, sampling) in enumerate(ASKED.items())

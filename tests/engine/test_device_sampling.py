@@ -5,12 +5,14 @@ of infinities), so equality on the host says nothing yet of the device.
 """
 
 import torch
-import torch_xla
 from scipy.stats import chisquare
 from torch import Tensor
 
+from support.device import on_device
 from text_generation_server.sampling.choice import choose, choose_greedy
-from text_generation_server.sampling.masking import WORD_BITS, mask_disallowed
+from text_generation_server.sampling.masking import mask_disallowed
+from text_generation_server.sampling.packing import WORD_BITS
+from text_generation_server.sampling.packing import words as words_of
 from text_generation_server.sampling.parameters import WatermarkStrength
 from text_generation_server.sampling.processing import History, ProcessingTensors, process
 from text_generation_server.sampling.random import gumbel_noise, mix
@@ -20,29 +22,27 @@ from text_generation_server.sampling.watermark import green
 ROWS, VOCABULARY = 6, 5000
 
 
-def device(tensor: Tensor) -> Tensor:
-    return tensor.to(torch_xla.device())
-
-
 def random_integers(shape: tuple[int, ...]) -> Tensor:
     return torch.randint(-(2**31), 2**31 - 1, shape, dtype=torch.int32)
 
 
 def test_the_hash_is_the_same_bit_by_bit() -> None:
     bits = random_integers((3, 10_000))
-    assert torch.equal(mix(device(bits)).cpu(), mix(bits))
+    (ours,) = on_device(mix, bits)
+    assert torch.equal(ours, mix(bits))
 
 
 def test_the_noise_is_the_same() -> None:
     seeds = random_integers((ROWS, 1)), random_integers((ROWS, 1))
     position = torch.arange(ROWS, dtype=torch.int32).unsqueeze(1)
-    ours = gumbel_noise(device(seeds[0]), device(seeds[1]), device(position), VOCABULARY).cpu()
+    (ours,) = on_device(lambda low, high, at: gumbel_noise(low, high, at, VOCABULARY), *seeds, position)
     torch.testing.assert_close(ours, gumbel_noise(*seeds, position, VOCABULARY), rtol=1e-5, atol=1e-5)
 
 
 def test_the_green_lists_are_the_same() -> None:
     previous = torch.arange(ROWS, dtype=torch.int32).unsqueeze(1)
-    assert torch.equal(green(device(previous), VOCABULARY, 0.25).cpu(), green(previous, VOCABULARY, 0.25))
+    (ours,) = on_device(lambda given: green(given, VOCABULARY, 0.25), previous)
+    assert torch.equal(ours, green(previous, VOCABULARY, 0.25))
 
 
 def test_processed_scores_are_the_same() -> None:
@@ -64,25 +64,27 @@ def test_processed_scores_are_the_same() -> None:
         "watermark": torch.tensor([[True], [False], [True], [False], [False], [True]]),
     }
     expected = process(logits, History(*history), ProcessingTensors(**parameters), WatermarkStrength())
-    ours = process(
-        device(logits),
-        History(*map(device, history)),
-        ProcessingTensors(**{name: device(tensor) for name, tensor in parameters.items()}),
-        WatermarkStrength(),
-    ).cpu()
+
+    def processed(
+        logits: Tensor, counts: Tensor, length: Tensor, previous: Tensor, *values: Tensor
+    ) -> Tensor:
+        tensors = ProcessingTensors(**dict(zip(parameters, values, strict=True)))
+        return process(logits, History(counts, length, previous), tensors, WatermarkStrength())
+
+    (ours,) = on_device(processed, logits, *history, *parameters.values())
     assert torch.equal(ours.isinf(), expected.isinf())
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_masks_are_unpacked_alike() -> None:
-    words = -(-VOCABULARY // WORD_BITS)
+    words = words_of(VOCABULARY)
     assert VOCABULARY % WORD_BITS != 0
     allowed = random_integers((ROWS, words))
     allowed[0] = -1
     allowed[1] = 0
     allowed[2] = -(2**31)
     for logits in (torch.randn(ROWS, VOCABULARY), torch.randn(ROWS, VOCABULARY, dtype=torch.bfloat16)):
-        ours = mask_disallowed(device(logits), device(allowed)).cpu()
+        (ours,) = on_device(mask_disallowed, logits, allowed)
         assert ours.dtype == logits.dtype
         assert torch.equal(ours, mask_disallowed(logits, allowed))
 
@@ -92,13 +94,19 @@ def test_choices_and_rankings_are_the_same() -> None:
     seeds = random_integers((ROWS, 1)), random_integers((ROWS, 1))
     samples = torch.tensor([[True], [False]] * (ROWS // 2))
     position = torch.full((ROWS, 1), 5, dtype=torch.int32)
-    ours = choose(device(scores), device(samples), (device(seeds[0]), device(seeds[1])), device(position))
+    ours = on_device(choose_drawn, scores, samples, *seeds, position)
     for one, other in zip(ours, choose(scores, samples, seeds, position), strict=True):
-        torch.testing.assert_close(one.cpu(), other)
-    for one, other in zip(choose_greedy(device(scores)), choose_greedy(scores), strict=True):
-        torch.testing.assert_close(one.cpu(), other)
-    for one, other in zip(rank(device(scores), 20), rank(scores, 20), strict=True):
-        torch.testing.assert_close(one.cpu(), other)
+        torch.testing.assert_close(one, other)
+    for one, other in zip(on_device(choose_greedy, scores), choose_greedy(scores), strict=True):
+        torch.testing.assert_close(one, other)
+    for one, other in zip(on_device(lambda s: rank(s, 20), scores), rank(scores, 20), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def choose_drawn(
+    scores: Tensor, samples: Tensor, low: Tensor, high: Tensor, position: Tensor
+) -> tuple[Tensor, Tensor]:
+    return choose(scores, samples, (low, high), position)
 
 
 def test_draws_on_the_device_follow_the_distribution() -> None:
@@ -106,8 +114,8 @@ def test_draws_on_the_device_follow_the_distribution() -> None:
     scores = torch.randn(1, 12, generator=torch.Generator().manual_seed(1))
     low = torch.arange(count, dtype=torch.int32).unsqueeze(1)
     zero, always = torch.zeros(count, 1, dtype=torch.int32), torch.ones(count, 1, dtype=torch.bool)
-    rows = device(scores.expand(count, -1).contiguous())
-    chosen, _ = choose(rows, device(always), (device(low), device(zero)), device(zero))
-    observed = torch.bincount(chosen.cpu()[:, 0].to(torch.int64), minlength=12)
+    rows = scores.expand(count, -1).contiguous()
+    chosen, _ = on_device(choose_drawn, rows, always, low, zero, zero)
+    observed = torch.bincount(chosen[:, 0].to(torch.int64), minlength=12)
     expected = torch.softmax(scores[0].double(), dim=-1) * count
     assert chisquare(observed.numpy(), expected.numpy()).pvalue > 1e-3

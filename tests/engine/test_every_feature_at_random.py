@@ -7,20 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import torch
 
-from engine.checkpoints import save
-from engine.lora_adapters import save_adapter
-from generator import small_tokenizers
+from support import engines, small_tokenizers
+from support.checkpoints import save
+from support.lora_adapters import save_adapter
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.requests import Generation, GenerationRequest, StepOutcome
-from text_generation_server.engine.engine import XlaEngine
+from text_generation_server.engine.engine import StaticBatchEngine
 from text_generation_server.grammar.definition import Grammar, GrammarKind
-from text_generation_server.lowering import measurement
-from text_generation_server.model.adapters.reading import read_adapter
-from text_generation_server.model.checkpoint import load_config, load_model
-from text_generation_server.model.load import place_on_device
+from text_generation_server.runtime.mesh import compilations
 from text_generation_server.sampling.parameters import SamplingParameters
+from text_generation_server.text.tokenizer import ModelTokenizer
 
 REQUESTS, MAX_LENGTH = 150, 96
 TOKENIZER = small_tokenizers.byte_level()
@@ -38,17 +35,16 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> XlaEngine:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> StaticBatchEngine:
     directory = tmp_path_factory.mktemp("everything")
     checkpoint = save("llama", directory / "model", vocab_size=len(TOKENIZER))
     adapters = [
-        read_adapter(name, save_adapter(checkpoint, directory / name, seed, r=3, target_modules="all-linear"))
+        (name, save_adapter(checkpoint, directory / name, seed, r=3, target_modules="all-linear"))
         for seed, name in enumerate(("one", "two"))
     ]
-    model = load_model(checkpoint, load_config(checkpoint), MAX_LENGTH, torch.float32)
-    engine = place_on_device(model, batch_size=4, scores_prompts=True, adapters=adapters)
-    engine.warm_up(lambda _: None)
-    return engine
+    return engines.engine(
+        checkpoint, batch_size=4, max_length=MAX_LENGTH, scores_prompts=True, adapters=adapters
+    )
 
 
 def random_sampling(chance: random.Random) -> SamplingParameters:
@@ -127,17 +123,17 @@ class Service:
         return kept.id if kept else None
 
 
-def answer_alone(engine: XlaEngine, request: GenerationRequest) -> list[Generation]:
-    service = Service(Generator(engine, TOKENIZER, EOS))
+def answer_alone(engine: StaticBatchEngine, request: GenerationRequest) -> list[Generation]:
+    service = Service(Generator(engine, ModelTokenizer.from_transformers(TOKENIZER), EOS))
     running = service.prefill(0, [client := Client(request)])
     while running is not None:
         running = service.deliver(service.generator.decode([running]))
     return client.answer
 
 
-def serve_at_random(engine: XlaEngine, chance: random.Random) -> list[Client]:
+def serve_at_random(engine: StaticBatchEngine, chance: random.Random) -> list[Client]:
     """Requests join in small batches, good and bad ones together, and some leave."""
-    service = Service(Generator(engine, TOKENIZER, EOS))
+    service = Service(Generator(engine, ModelTokenizer.from_transformers(TOKENIZER), EOS))
     running: int | None = None
     batch_id = 0
     while len(service.clients) < REQUESTS or running is not None:
@@ -161,8 +157,10 @@ def serve_at_random(engine: XlaEngine, chance: random.Random) -> list[Client]:
     return list(service.clients.values())
 
 
-def test_random_requests_for_every_feature_get_the_same_answers_alone_and_together(engine: XlaEngine) -> None:
-    compilations, fallbacks = measurement.compilations(), measurement.fallbacks()
+def test_random_requests_for_every_feature_get_the_same_answers_alone_and_together(
+    engine: StaticBatchEngine,
+) -> None:
+    compiled = compilations()
     clients = serve_at_random(engine, random.Random(20))
     for client in clients:
         if client.cancelled:
@@ -177,8 +175,7 @@ def test_random_requests_for_every_feature_get_the_same_answers_alone_and_togeth
         check_end(client)
     assert sum(client.cancelled for client in clients) > 5
     assert sum(client.expected_failure is not None for client in clients) > 10
-    assert measurement.compilations() == compilations
-    assert measurement.fallbacks() == fallbacks
+    assert compilations() == compiled
 
 
 def compare(together: list[Generation], alone: list[Generation]) -> None:

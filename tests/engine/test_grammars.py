@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
+from engine.conftest import LoadedEngine
 from grammar.schemas import ARRAYS, COMBINED, FUNCTIONS, NUMBERS, SCALARS, Schema
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.requests import FinishReason, Generation, GenerationRequest
-from text_generation_server.engine.contract import AllowedTokens, ChosenTokens
+from text_generation_server.engine.contract import AllowedTokens, ChosenToken
 from text_generation_server.grammar.definition import Grammar, GrammarKind
 from text_generation_server.grammar.vocabulary import pack
-from text_generation_server.lowering import measurement
-from text_generation_server.model.load import LoadedEngine
+from text_generation_server.runtime.mesh import compilations
+from text_generation_server.sampling.packing import words
 from text_generation_server.sampling.parameters import SamplingParameters
+from text_generation_server.text.tokenizer import ModelTokenizer
 
 PHONE = Grammar(GrammarKind.REGEX, r"[0-9]{3}-[0-9]{4}")
 VERDICT = Grammar(GrammarKind.REGEX, r"(yes|no), because [a-z ]{10,30}\.")
@@ -55,15 +57,15 @@ REQUESTS: list[dict[str, Any]] = [
 
 @pytest.fixture
 def generator(loaded: LoadedEngine) -> Generator:
-    return Generator(loaded.engine, loaded.tokenizer, loaded.eos_token_ids)
+    return Generator(loaded.engine, ModelTokenizer.from_transformers(loaded.tokenizer), loaded.eos_token_ids)
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_compiled(loaded: LoadedEngine) -> Iterator[None]:
     """Holds for every test here. The counter is the process's, and other tests load engines too: so the difference."""
-    before = measurement.compilations()
+    before = compilations()
     yield
-    assert measurement.compilations() == before
+    assert compilations() == before
 
 
 def answers(generator: Generator, requests: list[GenerationRequest]) -> dict[int, list[Generation]]:
@@ -122,35 +124,35 @@ def test_outputs_under_a_schema_validate(generator: Generator, sampling: Samplin
 
 
 def masks(loaded: LoadedEngine) -> AllowedTokens:
-    limits = loaded.engine.limits
-    return pack(ALLOWED, -(-limits.vocab_size // 32))
+    info = loaded.engine.info
+    return pack(ALLOWED, words(info.vocab_size))
 
 
-def first_and_second(loaded: LoadedEngine, sampling: SamplingParameters) -> list[tuple[int, ChosenTokens]]:
-    """The row and the outcome of a prefill and of a step in which slot 2 alone is held to ALLOWED."""
+def first_and_second(loaded: LoadedEngine, sampling: SamplingParameters) -> list[ChosenToken]:
+    """The token of a prefill and that of a step in which slot 2 alone is held to ALLOWED."""
     engine, mask = loaded.engine, masks(loaded)
-    first = engine.prefill(2, [5, 6, 7], sampling, True, None, mask).read()
-    everything = pack(range(engine.limits.vocab_size), len(mask))
-    rows = [everything] * engine.limits.batch_size
+    first = engine.prefill(2, [5, 6, 7], sampling, ranked=True, allowed=mask).read()
+    everything = pack(range(engine.info.vocab_size), len(mask))
+    rows = [everything] * engine.info.batch_size
     rows[2] = mask
-    second = engine.decode(lambda: np.stack(rows)).read()
+    second = engine.start_step().choose(np.stack(rows)).read()
     engine.release(2)
-    return [(0, first), (2, second)]
+    return [*first[2], *second[2]]
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3, 4, 50])
 def test_only_allowed_tokens_are_drawn_however_large_top_k_is(loaded: LoadedEngine, top_k: int) -> None:
     for seed in range(5):
         sampling = SamplingParameters(top_k=top_k, top_p=0.95, typical_p=0.95, seed=seed)
-        for row, chosen in first_and_second(loaded, sampling):
-            assert chosen.token_ids[row] in ALLOWED
+        for chosen in first_and_second(loaded, sampling):
+            assert chosen.token_id in ALLOWED
 
 
 @pytest.mark.parametrize(
     "sampling", [SamplingParameters(), SamplingParameters(top_k=50, seed=1)], ids=["greedy", "top_k"]
 )
 def test_only_allowed_tokens_are_alternatives(loaded: LoadedEngine, sampling: SamplingParameters) -> None:
-    for row, chosen in first_and_second(loaded, sampling):
+    for chosen in first_and_second(loaded, sampling):
         assert chosen.ranked is not None
-        assert sorted(chosen.ranked[row].token_ids) == ALLOWED
-        assert sum(math.exp(logprob) for logprob in chosen.ranked[row].logprobs) == pytest.approx(1, abs=1e-5)
+        assert sorted(chosen.ranked.token_ids) == ALLOWED
+        assert sum(math.exp(logprob) for logprob in chosen.ranked.logprobs) == pytest.approx(1, abs=1e-5)

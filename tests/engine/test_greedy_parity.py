@@ -6,11 +6,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from engine.checkpoints import follow, generate
+from engine.conftest import LoadedEngine
+from support.checkpoints import follow, generate
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.requests import GenerationRequest
-from text_generation_server.lowering import measurement
-from text_generation_server.model.load import LoadedEngine
+from text_generation_server.runtime.mesh import compilations
+from text_generation_server.text.tokenizer import ModelTokenizer
 
 TEXT = (
     "Deep learning is part of a broader family of machine learning methods. Die Würde des Menschen ist unantastbar. "
@@ -39,8 +40,10 @@ def prompts(warmed_up: LoadedEngine) -> list[str]:
 def test_24_prompts_are_answered_token_for_token_as_by_transformers(
     loaded: LoadedEngine, reference: PreTrainedModel, prompts: list[str]
 ) -> None:
-    generator = Generator(loaded.engine, loaded.tokenizer, loaded.eos_token_ids)
-    compiled = measurement.compilations()
+    generator = Generator(
+        loaded.engine, ModelTokenizer.from_transformers(loaded.tokenizer), loaded.eos_token_ids
+    )
+    compiled = compilations()
     chance = random.Random(4)
     waiting = [
         GenerationRequest(id=index, prompt=prompt, max_new_tokens=NEW_TOKENS, ignore_eos_token=True)
@@ -81,4 +84,4 @@ def test_24_prompts_are_answered_token_for_token_as_by_transformers(
         )
         assert tokens[index] == answer.tokens, prompt
         torch.testing.assert_close(logprobs[index], answer.logprobs, rtol=1e-3, atol=1e-3)
-    assert measurement.compilations() == compiled
+    assert compilations() == compiled

@@ -5,12 +5,13 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engine.conftest import LoadedEngine
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.requests import GeneratedText, GenerationRequest, StepOutcome
-from text_generation_server.engine.contract import WarmupStep
-from text_generation_server.lowering import measurement
-from text_generation_server.model.load import LoadedEngine
+from text_generation_server.engine.contract import WarmupProgress
+from text_generation_server.runtime.mesh import compilations
 from text_generation_server.sampling.parameters import SamplingParameters
+from text_generation_server.text.tokenizer import ModelTokenizer
 
 REQUESTS = 200
 # Growth that may come from allocators settling down; one KV cache of this engine alone is 90 MiB.
@@ -64,8 +65,10 @@ def test_two_hundred_random_requests_are_answered_by_the_programs_of_the_warm_up
     loaded: LoadedEngine,
 ) -> None:
     chance = random.Random(11)
-    generator = Generator(loaded.engine, loaded.tokenizer, loaded.eos_token_ids)
-    compiled = measurement.compilations()
+    generator = Generator(
+        loaded.engine, ModelTokenizer.from_transformers(loaded.tokenizer), loaded.eos_token_ids
+    )
+    compiled = compilations()
     clients: dict[int, Client] = {}
     running: int | None = None
     alive: set[int] = set()
@@ -110,12 +113,12 @@ def test_two_hundred_random_requests_are_answered_by_the_programs_of_the_warm_up
         assert client.finished.generated_tokens <= client.request.max_new_tokens
         assert (client.finished.seed is not None) == client.request.sampling.samples
     assert sum(client.cancelled for client in clients.values()) > 5
-    assert measurement.compilations() == compiled
+    assert compilations() == compiled
     assert memory[-1] - memory[len(memory) // 3] < SETTLING_BYTES
 
 
 def test_warm_up_reports_each_program_once_with_its_time(
-    loaded: LoadedEngine, warm_up_steps: list[WarmupStep]
+    loaded: LoadedEngine, warm_up_steps: list[WarmupProgress]
 ) -> None:
     assert [step.index for step in warm_up_steps] == list(range(1, len(warm_up_steps) + 1))
     assert {step.count for step in warm_up_steps} == {len(warm_up_steps)}
@@ -124,10 +127,10 @@ def test_warm_up_reports_each_program_once_with_its_time(
 
 
 def test_a_second_warm_up_compiles_nothing(loaded: LoadedEngine) -> None:
-    compiled = measurement.compilations()
+    compiled = compilations()
     loaded.engine.warm_up(refuse)
-    assert measurement.compilations() == compiled
+    assert compilations() == compiled
 
 
-def refuse(step: WarmupStep) -> None:
+def refuse(step: WarmupProgress) -> None:
     raise AssertionError(f"{step.program} was compiled again")

@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from engine.checkpoints import save
-from engine.lora_adapters import save_adapter
+from support import engines
+from support.checkpoints import save
+from support.lora_adapters import save_adapter
 from text_generation_server.errors import InvalidSettingError
+from text_generation_server.loading.engine import EngineLoader
 from text_generation_server.model.adapters.reading import read_adapter
-from text_generation_server.model.adapters.stacking import LayerStack, stack_adapters
-from text_generation_server.model.checkpoint import HostModel, load_config, load_model
+from text_generation_server.model.adapters.stacking import LayerStack, check_fit, stack_adapters
 
 PREFIX = "base_model.model.model.layers.0.self_attn.q_proj"
 
@@ -28,8 +29,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def loaded(checkpoint: Path) -> HostModel:
-    return load_model(checkpoint, load_config(checkpoint), 64, torch.float32)
+def loaded(checkpoint: Path) -> EngineLoader:
+    return engines.loader(checkpoint, batch_size=1, max_length=64)
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +44,13 @@ def adapter(original: Path, tmp_path: Path) -> Path:
     return copytree(original, tmp_path / "adapter")
 
 
-def stack(loaded: HostModel, directory: Path, dtype: torch.dtype = torch.float32) -> dict[str, LayerStack]:
-    return stack_adapters(loaded.model, [read_adapter("sql", directory)], dtype)
+def stack(loaded: EngineLoader, directory: Path, dtype: str = "float32") -> dict[str, LayerStack]:
+    adapters = [read_adapter("sql", directory)]
+    check_fit(loaded.description, loaded.checkpoint, adapters, dtype)
+    return stack_adapters(adapters, dtype)
 
 
-def refused(loaded: HostModel, directory: Path, message: str, dtype: torch.dtype = torch.float32) -> None:
+def refused(loaded: EngineLoader, directory: Path, message: str, dtype: str = "float32") -> None:
     with pytest.raises(InvalidSettingError) as refusal:
         stack(loaded, directory, dtype)
     text = str(refusal.value)
@@ -67,7 +70,7 @@ def edit_tensors(directory: Path, change: Callable[[dict[str, Tensor]], object])
     save_file(tensors, path)
 
 
-def test_what_is_refused_below_would_be_served_unspoilt(loaded: HostModel, adapter: Path) -> None:
+def test_what_is_refused_below_would_be_served_unspoilt(loaded: EngineLoader, adapter: Path) -> None:
     stacks = stack(loaded, adapter)
     assert list(stacks) == [f"model.layers.{layer}.self_attn.q_proj" for layer in (0, 1)]
 
@@ -96,7 +99,7 @@ def test_what_is_refused_below_would_be_served_unspoilt(loaded: HostModel, adapt
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_a_config_that_asks_for_more_than_plain_lora_is_refused_by_its_entry(
-    loaded: HostModel, adapter: Path, changes: dict[str, Any], message: str
+    loaded: EngineLoader, adapter: Path, changes: dict[str, Any], message: str
 ) -> None:
     edit_config(adapter, **changes)
     refused(loaded, adapter, message)
@@ -128,7 +131,7 @@ def test_a_config_that_asks_for_more_than_plain_lora_is_refused_by_its_entry(
     ids=["half", "shape", "rank", "nan", "dora", "embedding", "empty"],
 )
 def test_tensors_that_are_no_low_rank_update_of_the_model_are_refused_by_name(
-    loaded: HostModel, adapter: Path, change: Callable[[dict[str, Tensor]], object], message: str
+    loaded: EngineLoader, adapter: Path, change: Callable[[dict[str, Tensor]], object], message: str
 ) -> None:
     edit_tensors(adapter, change)
     refused(loaded, adapter, message)
@@ -142,7 +145,7 @@ def test_tensors_that_are_no_low_rank_update_of_the_model_are_refused_by_name(
     ],
 )
 def test_a_layer_that_the_model_does_not_have_or_that_is_not_linear_is_refused(
-    loaded: HostModel, adapter: Path, module: str, message: str
+    loaded: EngineLoader, adapter: Path, module: str, message: str
 ) -> None:
     def move(tensors: dict[str, Tensor]) -> None:
         for half in "AB":
@@ -154,18 +157,18 @@ def test_a_layer_that_the_model_does_not_have_or_that_is_not_linear_is_refused(
     refused(loaded, adapter, message)
 
 
-def test_values_beyond_the_range_of_the_dtype_are_refused(loaded: HostModel, adapter: Path) -> None:
+def test_values_beyond_the_range_of_the_dtype_are_refused(loaded: EngineLoader, adapter: Path) -> None:
     edit_tensors(adapter, lambda tensors: tensors[f"{PREFIX}.lora_B.weight"].fill_(1e5))
-    refused(loaded, adapter, r"beyond the range of torch\.float16\. Use --dtype bfloat16", torch.float16)
-    stack(loaded, adapter, torch.bfloat16)
+    refused(loaded, adapter, r"beyond the range of float16\. Use --dtype bfloat16", "float16")
+    stack(loaded, adapter, "bfloat16")
 
 
-def test_a_pickle_is_refused_with_what_to_do(loaded: HostModel, adapter: Path) -> None:
+def test_a_pickle_is_refused_with_what_to_do(loaded: EngineLoader, adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
     refused(loaded, adapter, "pickles are not read.*safe_serialization=True")
 
 
-def test_missing_and_damaged_files_are_named(loaded: HostModel, adapter: Path) -> None:
+def test_missing_and_damaged_files_are_named(loaded: EngineLoader, adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").write_bytes(b"short")
     refused(loaded, adapter, r"adapter_model\.safetensors cannot be read")
     (adapter / "adapter_model.safetensors").unlink()
@@ -177,6 +180,6 @@ def test_missing_and_damaged_files_are_named(loaded: HostModel, adapter: Path) -
     refused(loaded, adapter, r"has no adapter_config\.json")
 
 
-def test_what_only_training_reads_is_accepted(loaded: HostModel, adapter: Path) -> None:
+def test_what_only_training_reads_is_accepted(loaded: EngineLoader, adapter: Path) -> None:
     edit_config(adapter, lora_dropout=0.1, init_lora_weights="gaussian", layers_to_transform=[0, 1])
     stack(loaded, adapter)

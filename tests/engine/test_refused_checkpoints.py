@@ -5,17 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
-from engine.checkpoints import save
+from support import engines
+from support.checkpoints import save
 from text_generation_server.errors import UnsupportedModelError
-from text_generation_server.model.checkpoint import (
-    SUPPORTED_MODEL_TYPES,
-    load_config,
-    load_model,
-    load_tokenizer,
-)
+from text_generation_server.model.architectures import SUPPORTED_MODEL_TYPES, load_config, load_tokenizer
 
 
 @pytest.fixture
@@ -68,11 +63,12 @@ def test_a_sequence_length_beyond_the_models_positions_is_refused(checkpoint: Pa
     with pytest.raises(
         UnsupportedModelError, match=r"HF_SEQUENCE_LENGTH .* is 129.*max_position_embeddings = 128"
     ):
-        load_model(checkpoint, load_config(checkpoint), 129, torch.float32)
+        engines.loader(checkpoint, batch_size=1, max_length=129).load()
 
 
 def test_without_a_sequence_length_the_models_own_limit_is_used(checkpoint: Path) -> None:
-    assert load_model(checkpoint, load_config(checkpoint), None, torch.float32).max_length == 128
+    engine = engines.loader(checkpoint, batch_size=1, skip_warmup=True).load()
+    assert engine.info.max_length == 128
 
 
 def test_missing_weights_are_refused_and_not_drawn_at_random(checkpoint: Path) -> None:
@@ -80,20 +76,32 @@ def test_missing_weights_are_refused_and_not_drawn_at_random(checkpoint: Path) -
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UnsupportedModelError, match=r"missing.*model\.layers\.1\.mlp\.up_proj\.weight"):
-        load_model(checkpoint, load_config(checkpoint), 64, torch.float32)
+        engines.loader(checkpoint, batch_size=1, max_length=64).load()
 
 
 def test_weights_of_other_shapes_than_the_config_says_are_refused(checkpoint: Path) -> None:
     edit_config(checkpoint, intermediate_size=128)
-    with pytest.raises(UnsupportedModelError, match="cannot be loaded"):
-        load_model(checkpoint, load_config(checkpoint), 64, torch.float32)
+    with pytest.raises(
+        UnsupportedModelError, match=r"do not fit config\.json: .*mlp.* shape \[.*96.*\], .* needs \[.*128"
+    ):
+        engines.loader(checkpoint, batch_size=1, max_length=64).load()
 
 
 def test_a_damaged_weights_file_is_refused(checkpoint: Path) -> None:
     path = checkpoint / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UnsupportedModelError, match="cannot be loaded"):
-        load_model(checkpoint, load_config(checkpoint), 64, torch.float32)
+        engines.loader(checkpoint, batch_size=1, max_length=64).load()
+
+
+def test_weights_that_the_model_has_no_place_for_are_refused_by_name(checkpoint: Path) -> None:
+    weights = load_file(checkpoint / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.bias"] = weights["model.norm.weight"].clone()
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        UnsupportedModelError, match=r"no place for 1 of them.*model\.layers\.1\.mlp\.up_proj\.bias"
+    ):
+        engines.loader(checkpoint, batch_size=1, max_length=64)
 
 
 def test_a_checkpoint_without_a_fast_tokenizer_is_refused(checkpoint: Path) -> None:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from engine.checkpoints import save
-from engine.driver import Driver
+from engine.conftest import LoadedEngine
+from support import engines
+from support.checkpoints import save
+from support.driver import Driver
 from text_generation_server.engine.contract import MAX_RANKED
-from text_generation_server.engine.engine import XlaEngine
-from text_generation_server.model.checkpoint import load_config, load_model
-from text_generation_server.model.load import LoadedEngine, place_on_device
+from text_generation_server.engine.engine import StaticBatchEngine
 from text_generation_server.sampling.parameters import SamplingParameters, WatermarkStrength
 from text_generation_server.sampling.watermark import green
 
@@ -23,12 +23,9 @@ PLAIN = SamplingParameters()
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[XlaEngine, Any]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[StaticBatchEngine, Any]:
     directory: Path = save("llama", tmp_path_factory.mktemp("llama"))
-    engine = place_on_device(
-        load_model(directory, load_config(directory), 48, torch.float32), batch_size=2, scores_prompts=True
-    )
-    engine.warm_up(lambda _: None)
+    engine = engines.engine(directory, batch_size=2, max_length=48, scores_prompts=True)
     return engine, AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
 
 
@@ -38,42 +35,44 @@ def logprobs_of(model: Any, ids: list[int]) -> torch.Tensor:
     return scores
 
 
-def test_prompt_logprobs_equal_those_of_transformers(tiny: tuple[XlaEngine, Any]) -> None:
+def test_prompt_logprobs_equal_those_of_transformers(tiny: tuple[StaticBatchEngine, Any]) -> None:
     engine, model = tiny
     expected = [float(row[token]) for row, token in zip(logprobs_of(model, PROMPT), PROMPT[1:], strict=False)]
     assert engine.score_prompt(PROMPT) == pytest.approx(expected, abs=1e-4)
     assert engine.score_prompt([5]) == []
-    assert engine.compilations_after_warm_up == 0
+    assert engine.statistics().compilations_after_warm_up == 0
 
 
 def test_ranked_tokens_equal_those_of_transformers_for_the_first_token_and_the_next(
-    tiny: tuple[XlaEngine, Any],
+    tiny: tuple[StaticBatchEngine, Any],
 ) -> None:
     engine, model = tiny
-    silent = engine.prefill(0, [7, 8, 9], PLAIN).read()
+    (silent,) = engine.prefill(0, [7, 8, 9], PLAIN).read()[0]
     assert silent.ranked is None
-    first = engine.prefill(1, PROMPT, PLAIN, ranked=True).read()
-    second = engine.decode().read()
+    (first,) = engine.prefill(1, PROMPT, PLAIN, ranked=True).read()[1]
+    step = engine.start_step().choose().read()
+    assert step[0][0].ranked is None
+    (second,) = step[1]
     for slot in (0, 1):
         engine.release(slot)
     assert first.ranked is not None
     assert second.ranked is not None
-    ids = [*PROMPT, first.token_ids[0]]
-    for ranked, row in ((first.ranked[0], -2), (second.ranked[1], -1)):
+    ids = [*PROMPT, first.token_id]
+    for ranked, row in ((first.ranked, -2), (second.ranked, -1)):
         expected = logprobs_of(model, ids)[row].topk(MAX_RANKED)
         assert ranked.token_ids == expected.indices.tolist()
         assert ranked.logprobs == pytest.approx(expected.values.tolist(), abs=1e-4)
-    assert engine.compilations_after_warm_up == 0
+    assert engine.statistics().compilations_after_warm_up == 0
 
 
-def test_ranked_tokens_leave_out_what_top_k_filtered(tiny: tuple[XlaEngine, Any]) -> None:
+def test_ranked_tokens_leave_out_what_top_k_filtered(tiny: tuple[StaticBatchEngine, Any]) -> None:
     engine, _ = tiny
-    first = engine.prefill(0, PROMPT, SamplingParameters(top_k=3, seed=1), ranked=True).read()
+    (first,) = engine.prefill(0, PROMPT, SamplingParameters(top_k=3, seed=1), ranked=True).read()[0]
     engine.release(0)
     assert first.ranked is not None
-    assert len(first.ranked[0].token_ids) == 3
-    assert sum(math.exp(logprob) for logprob in first.ranked[0].logprobs) == pytest.approx(1.0, abs=1e-5)
-    assert first.logprobs[0] in first.ranked[0].logprobs
+    assert len(first.ranked.token_ids) == 3
+    assert sum(math.exp(logprob) for logprob in first.ranked.logprobs) == pytest.approx(1.0, abs=1e-5)
+    assert first.logprob in first.ranked.logprobs
 
 
 def z_score(ids: list[int], vocab_size: int, gamma: float) -> float:
@@ -92,6 +91,6 @@ def test_a_detector_finds_the_watermark_and_finds_none_without(loaded: LoadedEng
     marked = driver.join(0, prompt, SamplingParameters(do_sample=True, seed=1, watermark=True))
     plain = driver.join(1, prompt, SamplingParameters(do_sample=True, seed=1))
     driver.step(100)
-    vocab_size, gamma = loaded.engine.limits.vocab_size, WatermarkStrength().gamma
+    vocab_size, gamma = loaded.engine.info.vocab_size, WatermarkStrength().gamma
     assert z_score([prompt[-1], *marked.tokens], vocab_size, gamma) > 4
     assert abs(z_score([prompt[-1], *plain.tokens], vocab_size, gamma)) < 3

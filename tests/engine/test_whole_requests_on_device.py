@@ -5,71 +5,73 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-import torch_xla
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from sampling.drawn_requests import VOCABULARY, rows, sampling_parameters
-from sampling.slow_reference import Asked, Outcome, Row
+from sampling.slow_reference import Outcome, Row
+from support.device import compiled, run
 from text_generation_server.engine import programs
-from text_generation_server.engine.state import SlotRows, float_parameters, integer_parameters
-from text_generation_server.lowering import measurement
-from text_generation_server.lowering.compiled import CompiledProgram
+from text_generation_server.engine.layout import CacheLayout
+from text_generation_server.engine.state import BatchShape, float_parameters, integer_parameters
+from text_generation_server.runtime.executable import Executable
+from text_generation_server.runtime.mesh import compilations
 from text_generation_server.sampling.parameters import Processing, WatermarkStrength
 
 ROWS, LENGTH = 4, 64
 ROUNDING = 1e-5
 
 
+SHAPE = BatchShape(ROWS, LENGTH, VOCABULARY, (), CacheLayout.HEADS, "float32")
+
+
 @dataclass(frozen=True)
 class ChoicePrograms:
     """The programs that choose a token, compiled for ROWS slots of LENGTH tokens."""
 
-    step: dict[Processing, CompiledProgram]
-    admit: CompiledProgram
+    step: dict[Processing, Executable]
+    admit: dict[Processing, Executable]
 
 
 @pytest.fixture(scope="module")
-def compiled() -> ChoicePrograms:
+def programs_of_choice() -> ChoicePrograms:
     strength = WatermarkStrength()
-    neutral = Row(Asked(), [0], np.zeros(VOCABULARY))
-    slots, logits = slot_rows([neutral] * ROWS), on_device(torch.zeros(ROWS, VOCABULARY))
     return ChoicePrograms(
-        {
-            processing: CompiledProgram(programs.choose_next(slots, logits, LENGTH, processing, strength))
-            for processing in Processing
-        },
-        CompiledProgram(programs.admit(slots, admission(neutral, 0), strength)),
+        {each: compiled(programs.choose_next(SHAPE, each, strength)) for each in Processing},
+        {each: compiled(programs.admit(SHAPE, each, strength)) for each in Processing},
     )
 
 
 @settings(max_examples=120, deadline=None, derandomize=True)
 @given(batch=st.lists(rows(), min_size=ROWS, max_size=ROWS))
 def test_a_step_chooses_for_each_row_what_the_slow_reference_chooses_and_compiles_nothing(
-    compiled: ChoicePrograms, batch: list[Row]
+    programs_of_choice: ChoicePrograms, batch: list[Row]
 ) -> None:
     expected = decided(batch)
     processing = max(sampling_parameters(row.asked).processing for row in batch)
-    logits = on_device(torch.tensor(np.stack([row.logits for row in batch]), dtype=torch.float32))
-    slots = slot_rows(batch)
-    compilations = measurement.compilations()
-    *_, packed, scores = compiled.step[processing].run([*slots.flatten(), logits])
-    compare(expected, packed.cpu(), scores.cpu())
-    assert measurement.compilations() == compilations
+    logits = torch.tensor(np.stack([row.logits for row in batch]), dtype=torch.float32)
+    before = compilations()
+    results = run(programs_of_choice.step[processing], {**slot_rows(batch), "logits": logits})
+    compare(expected, results["chosen"], results["scores"])
+    assert compilations() == before
 
 
 @settings(max_examples=120, deadline=None, derandomize=True)
 @given(row=rows(), slot=st.integers(0, ROWS - 1))
 def test_a_first_token_is_what_the_slow_reference_chooses_and_compiles_nothing(
-    compiled: ChoicePrograms, row: Row, slot: int
+    programs_of_choice: ChoicePrograms, row: Row, slot: int
 ) -> None:
     expected = decided([row])
-    slots = slot_rows([row] * ROWS)
-    compilations = measurement.compilations()
-    *_, packed, scores = compiled.admit.run([*slots.flatten(), *admission(row, slot)])
-    compare(expected, packed.cpu(), scores.cpu())
-    assert measurement.compilations() == compilations
+    before = compilations()
+    for processing in Processing:
+        # Its own, and those that do more: a request is admitted by the first.
+        if processing >= sampling_parameters(row.asked).processing:
+            given = {**slot_rows([row] * ROWS), **admission(row, slot)}
+            results = run(programs_of_choice.admit[processing], given)
+            compare(expected, results["chosen"], results["scores"])
+            assert int(results["positions"][slot]) == len(row.ids)
+    assert compilations() == before
 
 
 def decided(batch: list[Row]) -> list[Outcome]:
@@ -89,32 +91,29 @@ def compare(expected: list[Outcome], packed: Tensor, scores: Tensor) -> None:
         assert logprob == pytest.approx(outcome.logprob, rel=ROUNDING, abs=1e-4)
 
 
-def slot_rows(batch: list[Row]) -> SlotRows:
+def slot_rows(batch: list[Row]) -> dict[str, Tensor]:
     """Slots in the middle of these requests."""
     asked = [sampling_parameters(row.asked) for row in batch]
     counts = [torch.bincount(torch.tensor(row.ids), minlength=VOCABULARY) for row in batch]
-    return SlotRows(
-        tokens=on_device(torch.tensor([row.ids[-1] for row in batch], dtype=torch.int32)),
-        positions=on_device(torch.tensor([len(row.ids) - 1 for row in batch], dtype=torch.int32)),
-        floats=on_device(torch.stack([float_parameters(each) for each in asked])),
-        integers=on_device(torch.stack([integer_parameters(each) for each in asked])),
-        counts=on_device(torch.stack(counts).to(torch.int32)),
-    )
+    return {
+        "tokens": torch.tensor([row.ids[-1] for row in batch], dtype=torch.int32),
+        "positions": torch.tensor([len(row.ids) - 1 for row in batch], dtype=torch.int32),
+        "floats": torch.from_numpy(np.concatenate([float_parameters(each) for each in asked])),
+        "integers": torch.from_numpy(np.concatenate([integer_parameters(each) for each in asked])),
+        "counts": torch.stack(counts).to(torch.int32),
+    }
 
 
-def admission(row: Row, slot: int) -> list[Tensor]:
+def admission(row: Row, slot: int) -> dict[str, Tensor]:
     """The inputs of `programs.admit` for a request with this prompt."""
-    ids = torch.zeros((1, LENGTH), dtype=torch.int32)
-    ids[0, : len(row.ids)] = torch.tensor(row.ids)
     asked = sampling_parameters(row.asked)
-    return [
-        on_device(torch.tensor(row.logits, dtype=torch.float32).unsqueeze(0)),
-        on_device(ids),
-        on_device(torch.tensor([slot, len(row.ids)], dtype=torch.int32)),
-        on_device(float_parameters(asked)),
-        on_device(integer_parameters(asked)),
-    ]
-
-
-def on_device(tensor: Tensor) -> Tensor:
-    return tensor.to(torch_xla.device())
+    counts = torch.bincount(torch.tensor(row.ids), minlength=VOCABULARY).to(torch.int32)
+    return {
+        "logits": torch.tensor(row.logits, dtype=torch.float32).unsqueeze(0),
+        "slot": torch.tensor([slot], dtype=torch.int32),
+        "length": torch.tensor([len(row.ids)], dtype=torch.int32),
+        "last": torch.tensor([row.ids[-1]], dtype=torch.int32),
+        "new_floats": torch.from_numpy(float_parameters(asked)),
+        "new_integers": torch.from_numpy(integer_parameters(asked)),
+        "new_counts": counts.unsqueeze(0),
+    }

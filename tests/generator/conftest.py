@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from generator import small_tokenizers
+from support import small_tokenizers
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.requests import Generation, GenerationRequest, StepOutcome
 from text_generation_server.engine.fake import FakeEngine
+from text_generation_server.text.tokenizer import ModelTokenizer
 
 
 @dataclass
@@ -45,8 +46,8 @@ def request(
 
 
 def scripted(tokens: Sequence[int], prompt_length: int) -> Callable[[Sequence[int]], int]:
-    """A model that answers every prompt of this length with these tokens."""
-    return lambda history: tokens[len(history) - prompt_length]
+    """A model that answers every prompt of this length with these tokens, and repeats the last of them then."""
+    return lambda history: tokens[min(len(history) - prompt_length, len(tokens) - 1)]
 
 
 @pytest.fixture
@@ -56,7 +57,13 @@ def make_room() -> MakeRoom:
     def make(**engine_fields: Any) -> Room:
         tokenizer = small_tokenizers.byte_level()
         engine = FakeEngine(vocab_size=len(tokenizer), **engine_fields)
-        return Room(engine, Generator(engine, tokenizer, frozenset({tokenizer.eos_token_id})), tokenizer)
+        return Room(
+            engine,
+            Generator(
+                engine, ModelTokenizer.from_transformers(tokenizer), frozenset({tokenizer.eos_token_id})
+            ),
+            tokenizer,
+        )
 
     return make
 

@@ -58,9 +58,9 @@ def test_all_prefill_programs_start_before_the_first_outcome_is_read(
     reads_at_start: list[int] = []
     start = FakeEngine.prefill
 
-    def watched(engine: FakeEngine, *arguments: Any) -> object:
+    def watched(engine: FakeEngine, *arguments: Any, **named: Any) -> object:
         reads_at_start.append(engine.calls["read"])
-        return start(engine, *arguments)
+        return start(engine, *arguments, **named)
 
     monkeypatch.setattr(FakeEngine, "prefill", watched)
     room.generator.prefill(0, [endless(0), endless(1), endless(2)])
@@ -200,14 +200,31 @@ def test_tokens_of_a_batch_that_a_decode_leaves_out_are_kept_for_it(room: Room) 
     assert room.engine.live_slots == frozenset()
 
 
-def test_the_next_step_starts_before_the_text_of_this_one_is_made(room: Room) -> None:
+def test_two_steps_are_started_before_the_first_is_read_and_the_device_never_waits(room: Room) -> None:
+    room.generator.prefill(0, [endless(0, 8)])
+    for _ in range(4):
+        room.generator.decode([0])
+    reads = [place for place, what in enumerate(room.engine.order) if what == "read"][1:]
+    for number, place in enumerate(reads, start=1):
+        assert room.engine.order[:place].count("decode") == number + 1
+
+
+def test_no_step_is_started_for_a_request_whose_tokens_are_all_in_flight(room: Room) -> None:
     outcome = room.generator.prefill(0, [endless(0, 4)])
-    assert room.engine.calls["decode"] == 0
     steps_started = []
     while outcome.batch is not None:
         outcome = room.generator.decode([0])
         steps_started.append(room.engine.calls["decode"])
-    assert steps_started == [2, 3, 3], "one ahead, and none for a request that is known to end"
+    assert steps_started == [3, 3, 3]
+
+
+def test_a_row_whose_tokens_are_all_in_flight_is_released_while_others_go_on(room: Room) -> None:
+    room.generator.prefill(0, [endless(0, 3), endless(1, 9)])
+    assert room.engine.live_slots == {0, 1}
+    outcome = room.generator.decode([0])
+    assert ids(outcome) == [0, 1]
+    assert room.engine.live_slots == {1}, "the second and last step of request 0 runs already"
+    assert ids(room.generator.decode([0])) == [0, 1]
 
 
 def test_a_steady_decode_starts_and_reads_one_program(room: Room) -> None:
@@ -291,11 +308,11 @@ def test_the_time_of_the_device_and_of_the_host_make_up_the_whole(room: Room) ->
 def test_waiting_for_the_device_is_forward_time(make_room: MakeRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     room = make_room()
     room.generator.prefill(0, [endless(0)])
-    start = FakeEngine.decode
+    start = FakeEngine.start_step
 
-    def slow(engine: FakeEngine, *arguments: Any) -> object:
+    def slow(engine: FakeEngine) -> object:
         time.sleep(0.02)
-        return start(engine, *arguments)
+        return start(engine)
 
-    monkeypatch.setattr(FakeEngine, "decode", slow)
+    monkeypatch.setattr(FakeEngine, "start_step", slow)
     assert room.generator.decode([0]).timings.forward_ns >= 40_000_000

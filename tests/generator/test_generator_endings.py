@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from generator.conftest import MakeRoom, Room, request, scripted
-from generator.small_tokenizers import BOS, EOS, MARKED, TOOL
+from support.small_tokenizers import BOS, EOS, MARKED, TOOL
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.requests import FinishReason, GeneratedText
 from text_generation_server.sampling.parameters import SamplingParameters
+from text_generation_server.text.tokenizer import ModelTokenizer
 
 Say = Callable[..., Room]
 
@@ -50,7 +51,11 @@ def test_each_of_several_end_of_sequence_tokens_ends_an_answer(make_room: MakeRo
     prompt_length = len(tokenizer("The quick")["input_ids"])
     for end in (turn, tokenizer.eos_token_id):
         room = make_room(next_token=scripted([fox, end, fox], prompt_length))
-        room.generator = Generator(room.engine, tokenizer, frozenset({turn, tokenizer.eos_token_id}))
+        room.generator = Generator(
+            room.engine,
+            ModelTokenizer.from_transformers(tokenizer),
+            frozenset({turn, tokenizer.eos_token_id}),
+        )
         finished = ending(room, max_new_tokens=20)
         assert (finished.finish_reason, finished.generated_tokens) == (FinishReason.EOS_TOKEN, 2)
         assert finished.text == tokenizer.decode([fox])

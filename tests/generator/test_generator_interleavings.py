@@ -8,12 +8,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from generator import small_tokenizers
 from generator.reference import Answer, answer_alone
+from support import small_tokenizers
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.requests import CachedBatch, Generation, GenerationRequest, StepOutcome
 from text_generation_server.engine.fake import FakeEngine
 from text_generation_server.errors import UnknownBatchError
+from text_generation_server.text.tokenizer import ModelTokenizer
 
 MAX_LENGTH = 32
 TOKENIZER = small_tokenizers.byte_level()
@@ -82,7 +83,7 @@ class Router(RuleBasedStateMachine):
         self.engine = FakeEngine(
             next_token=next_token, batch_size=batch_size, max_length=MAX_LENGTH, vocab_size=len(TOKENIZER)
         )
-        self.generator = Generator(self.engine, TOKENIZER, EOS_IDS)
+        self.generator = Generator(self.engine, ModelTokenizer.from_transformers(TOKENIZER), EOS_IDS)
 
     @rule(requests=st.lists(REQUESTS, min_size=1, max_size=4))
     def prefill(self, requests: list[GenerationRequest]) -> None:
@@ -241,7 +242,7 @@ class Router(RuleBasedStateMachine):
         assert batch is not None
         assert batch.id == batch_id
         assert batch.request_ids == [tracked.request.id for tracked in rows]
-        assert 0 <= batch.max_tokens <= min(len(rows), self.engine.limits.batch_size) * MAX_LENGTH
+        assert 0 <= batch.max_tokens <= min(len(rows), self.engine.info.batch_size) * MAX_LENGTH
         assert batch.max_tokens % MAX_LENGTH == 0
 
 

@@ -4,14 +4,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generator import small_tokenizers
 from generator.conftest import request
+from support import small_tokenizers
 from text_generation_server.batching.slots import RequestState, SlotTable
+from text_generation_server.text.tokenizer import ModelTokenizer
 from text_generation_server.text.tokens import TokenDecoder
 
 
 def state(request_id: int = 0) -> RequestState:
-    decoder = TokenDecoder(small_tokenizers.byte_level())
+    decoder = TokenDecoder(ModelTokenizer.from_transformers(small_tokenizers.byte_level()))
     return RequestState(request(request_id), [1, 2], decoder, frozenset(), arrival=request_id)
 
 

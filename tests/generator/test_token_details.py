@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from generator import small_tokenizers
 from generator.conftest import request
+from support import small_tokenizers
 from text_generation_server.batching.generator import Generator
 from text_generation_server.engine.fake import FakeEngine
+from text_generation_server.text.tokenizer import ModelTokenizer
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def engine(tokenizer: Any) -> FakeEngine:
 
 @pytest.fixture
 def generator(engine: FakeEngine, tokenizer: Any) -> Generator:
-    return Generator(engine, tokenizer, frozenset())
+    return Generator(engine, ModelTokenizer.from_transformers(tokenizer), frozenset())
 
 
 def test_each_token_comes_with_the_best_tokens_and_those_that_tie_with_the_last(

@@ -9,6 +9,7 @@ from text_generation_server.errors import InvalidRequestError
 from text_generation_server.grammar.definition import Grammar, GrammarKind
 from text_generation_server.grammar.matcher import DeadEndError, Matcher
 from text_generation_server.grammar.vocabulary import Vocabulary
+from text_generation_server.text.tokenizer import ModelTokenizer
 
 EXPRESSIONS = [
     r"yes|no|maybe",
@@ -105,7 +106,7 @@ def test_only_an_end_of_sequence_token_may_follow_a_complete_output(walker: Walk
 
 def test_every_end_of_sequence_token_may_end_an_output(walker: Walker) -> None:
     ends = [walker.eos_id, walker.tokenizer.convert_tokens_to_ids("z")]
-    vocabulary = Vocabulary(walker.tokenizer, len(walker.tokenizer), ends)
+    vocabulary = Vocabulary(ModelTokenizer.from_transformers(walker.tokenizer), len(walker.tokenizer), ends)
     matcher = Matcher(walker.compiled(regex("[a-z]{2}"), vocabulary), vocabulary)
     assert not {*ends} & {*allowed_ids(matcher.allowed())}
     for letter in "ab":
@@ -116,7 +117,9 @@ def test_every_end_of_sequence_token_may_end_an_output(walker: Walker) -> None:
 @pytest.mark.parametrize("padding", [0, 1, 31, 32, 100])
 def test_tokens_that_only_the_model_has_are_never_allowed(walker: Walker, padding: int) -> None:
     size = len(walker.tokenizer)
-    vocabulary = Vocabulary(walker.tokenizer, size + padding, [walker.eos_id])
+    vocabulary = Vocabulary(
+        ModelTokenizer.from_transformers(walker.tokenizer), size + padding, [walker.eos_id]
+    )
     mask = Matcher(walker.compiled(regex(r"(?s).*"), vocabulary), vocabulary).allowed()
     assert mask.shape == (-(-(size + padding) // 32),)
     assert max(allowed_ids(mask)) < size
@@ -124,7 +127,7 @@ def test_tokens_that_only_the_model_has_are_never_allowed(walker: Walker, paddin
 
 def test_tokens_that_only_the_tokenizer_has_are_never_allowed(walker: Walker) -> None:
     model_size = walker.tokenizer.convert_tokens_to_ids("b") + 1
-    vocabulary = Vocabulary(walker.tokenizer, model_size, [walker.eos_id])
+    vocabulary = Vocabulary(ModelTokenizer.from_transformers(walker.tokenizer), model_size, [walker.eos_id])
     matcher = Matcher(walker.compiled(regex("[a-z]"), vocabulary), vocabulary)
     assert max(allowed_ids(matcher.allowed())) < model_size
     with pytest.raises(DeadEndError, match="no token of the model"):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from text_generation_server.sampling.masking import WORD_BITS, mask_disallowed
+from text_generation_server.sampling.masking import mask_disallowed
+from text_generation_server.sampling.packing import WORD_BITS
 
 ROWS = 5
 

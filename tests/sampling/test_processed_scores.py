@@ -175,8 +175,9 @@ def test_logprobs_are_the_log_softmax_of_the_processed_scores() -> None:
     asked = SamplingParameters(temperature=0.7, top_k=50, repetition_penalty=1.3, seed=11)
     logits = torch.randn(1, VOCABULARY) * 3
     ids = torch.randint(0, VOCABULARY, (20,))
-    history, integers = history_of([ids]), integer_parameters(asked)[None]
-    scores = process_rows(logits, history, float_parameters(asked)[None], integers, WatermarkStrength())
+    history, integers = history_of([ids]), torch.from_numpy(integer_parameters(asked))
+    floats = torch.from_numpy(float_parameters(asked))
+    scores = process_rows(logits, history, floats, integers, WatermarkStrength())
     chosen, logprob = choose_rows(scores, history, integers)
     expected = torch.log_softmax(reference(asked, ids, logits[0]), dim=-1)[int(chosen)]
     torch.testing.assert_close(logprob[0, 0], expected, rtol=1e-5, atol=1e-5)

@@ -47,8 +47,8 @@ def test_a_batch_of_requests_gets_scores_choices_and_alternatives_of_the_slow_re
     asked = [sampling_parameters(row.asked) for row in batch]
     history = history_of(batch)
     logits = torch.tensor(np.stack([row.logits for row in batch]), dtype=torch.float32)
-    floats = torch.stack([float_parameters(each) for each in asked])
-    integers = torch.stack([integer_parameters(each) for each in asked])
+    floats = torch.from_numpy(np.concatenate([float_parameters(each) for each in asked]))
+    integers = torch.from_numpy(np.concatenate([integer_parameters(each) for each in asked]))
     processing = max(each.processing for each in asked)
 
     scores = process_rows(logits, history, floats, integers, WatermarkStrength(), processing)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from engine.checkpoints import generate, save
-from engine.lora_adapters import Oracle, save_adapter
 from stock_router.conftest import SERVER
 from stock_router.stock_programs import LAUNCHER, ROUTERS, need
 from stock_router.stock_service import StockService, launched
+from support.checkpoints import generate, save
+from support.lora_adapters import Oracle, save_adapter
 from wire.spelling_model import spelling_tokenizer
 
 PROMPT = "abcde"

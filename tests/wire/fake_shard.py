@@ -6,21 +6,21 @@ While there is more than one request, a step takes STEP_SECONDS, from the enviro
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-from text_generation_server.engine.contract import AllowedTokens
-from text_generation_server.engine.fake import FakeEngine, FakePendingTokens
+from text_generation_server.engine.fake import FakeEngine, FakeStep
 from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.sampling.parameters import WatermarkStrength
+from text_generation_server.text.tokenizer import ModelTokenizer
 
 
 @dataclass(frozen=True)
 class LoadedEngine:
     engine: FakeEngine
-    tokenizer: Any
+    tokenizer: ModelTokenizer
     eos_token_ids: frozenset[int]
 
 
@@ -29,21 +29,27 @@ class SteadyEngine(FakeEngine):
 
     seconds = float(os.environ.get("STEP_SECONDS", "0"))
 
-    def decode(self, allowed: Callable[[], AllowedTokens] | None = None) -> FakePendingTokens:
+    def start_step(self) -> FakeStep:
         if len(self.live_slots) > 1:
             time.sleep(self.seconds)
-        return super().decode(allowed)
+        return super().start_step()
 
 
-def load_engine(
-    model_directory: Path,
-    *,
-    batch_size: int,
-    max_length: int | None,
-    scores_prompts: bool,
-    adapters: Sequence[tuple[str, Path]],
-    **only_for_a_model: object,
-) -> LoadedEngine:
+@dataclass(frozen=True)
+class EngineOptions:
+    """The fields of the real one."""
+
+    batch_size: int | None
+    max_length: int | None
+    dtype: str | None
+    scores_prompts: bool
+    strength: WatermarkStrength
+    adapters: Sequence[tuple[str, Path]]
+    skip_warmup: bool
+    hang_seconds: float
+
+
+def load_engine(model_directory: Path, options: EngineOptions, compile_cache: Path | None) -> LoadedEngine:
     # Not earlier, since transformers and huggingface_hub read the environment when they are imported.
     from wire.spelling_model import eos_id, next_letter, spelling_tokenizer
 
@@ -53,18 +59,20 @@ def load_engine(
         raise ZeroDivisionError("a defect in the loader")
     engine = SteadyEngine(
         next_token=next_letter,
-        batch_size=batch_size,
-        max_length=max_length or 128,
+        batch_size=options.batch_size or 4,
+        max_length=options.max_length or 128,
         vocab_size=len(spelling_tokenizer()),
-        scores_prompts=scores_prompts,
-        adapters=tuple(name for name, _ in adapters),
+        scores_prompts=options.scores_prompts,
+        adapters=tuple(name for name, _ in options.adapters),
     )
-    return LoadedEngine(engine, spelling_tokenizer(), frozenset({eos_id()}))
+    tokenizer = ModelTokenizer.from_transformers(spelling_tokenizer())
+    return LoadedEngine(engine, tokenizer, frozenset({eos_id()}))
 
 
 if __name__ == "__main__":
-    loader = ModuleType("text_generation_server.model.load")
+    loader = ModuleType("text_generation_server.loading.engine")
     loader.load_engine = load_engine  # type: ignore[attr-defined]
+    loader.EngineOptions = EngineOptions  # type: ignore[attr-defined]
     sys.modules[loader.__name__] = loader
 
     from text_generation_server.cli import app

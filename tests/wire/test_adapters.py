@@ -22,7 +22,7 @@ ADAPTER = {
 
 @pytest.fixture
 def with_adapters(running: RunningShard) -> RunningShard:
-    running.engine._limits = replace(running.engine.limits, adapters=("sql", "law"))
+    running.engine._info = replace(running.engine.info, adapters=("sql", "law"))
     return running
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from text_generation_server.pb import messages_pb2 as pb
 from text_generation_server.wire.limits import WireVersion
-from text_generation_server.wire.service import encodable
+from text_generation_server.wire.messages import encodable
 
 from .conftest import RunningShard
 from .router_messages import liveness, prefill, request, warmup_v3

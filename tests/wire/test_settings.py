@@ -13,8 +13,8 @@ def settings(environment: dict[str, str] | None = None, **flags: Any) -> Setting
     return read_settings("some/model", ServeFlags(**flags), environment or {})
 
 
-def test_nothing_given_means_four_slots_of_what_the_model_allows() -> None:
-    assert (settings().batch_size, settings().max_length, settings().max_input_tokens) == (4, None, None)
+def test_nothing_given_leaves_the_shape_to_the_device_and_the_model() -> None:
+    assert (settings().batch_size, settings().max_length, settings().max_input_tokens) == (None, None, None)
     assert settings().socket_path == "/tmp/text-generation-server-0"
 
 
@@ -49,7 +49,7 @@ def test_what_is_not_a_positive_integer_is_refused_by_name(name: str, value: str
 
 
 def test_an_empty_variable_is_not_set() -> None:
-    assert settings({"HF_BATCH_SIZE": "", "MAX_TOTAL_TOKENS": ""}).batch_size == 4
+    assert settings({"HF_BATCH_SIZE": "", "MAX_TOTAL_TOKENS": ""}).batch_size is None
 
 
 def test_the_longest_prompt_leaves_room_for_a_token() -> None:
@@ -139,4 +139,4 @@ def test_what_launchers_always_set_is_no_wish() -> None:
         "LORA_ADAPTERS": "",
         "REQUEST_LOGPROBS": "0",
     }
-    assert settings(always, speculate=0).batch_size == 4
+    assert settings(always, speculate=0).batch_size is None

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from text_generation_server.engine.contract import EngineLimits
+from text_generation_server.engine.contract import EngineInfo
 from text_generation_server.pb import messages_pb2 as pb
 
 from .conftest import RunningShard
@@ -14,13 +14,13 @@ from .router_messages import prefill, request
 
 @pytest.fixture
 def scoring(running: RunningShard) -> RunningShard:
-    limits = running.engine.limits
-    running.engine._limits = EngineLimits(
-        limits.batch_size,
-        limits.max_length,
-        limits.vocab_size,
-        limits.dtype,
-        limits.device_type,
+    info = running.engine.info
+    running.engine._info = EngineInfo(
+        info.batch_size,
+        info.max_length,
+        info.vocab_size,
+        info.dtype,
+        info.device_type,
         scores_prompts=True,
     )
     return running

@@ -7,7 +7,7 @@ The rules are the checks of the stock launcher and routers (protocol sections 1.
 from dataclasses import dataclass
 
 from text_generation_server.errors import InvalidSettingError
-from text_generation_server.settings import DEFAULT_BATCH_SIZE
+from text_generation_server.settings import CPU_BATCH_SIZE
 from text_generation_server.wire.limits import WireVersion
 from tpu_tgi.parameters.contradictions import Contradictions
 from tpu_tgi.parameters.given import Given, Number
@@ -86,7 +86,7 @@ def derive(given: Given, positions: int | None, wire: WireVersion, *, needs_leng
     elif budget is not None and length is not None:
         slots = budget.value // length
     else:
-        slots = min(DEFAULT_BATCH_SIZE, concurrent.value) if concurrent else DEFAULT_BATCH_SIZE
+        slots = min(CPU_BATCH_SIZE, concurrent.value) if concurrent else CPU_BATCH_SIZE
     longest, prefill = fitting_prompts(wrong, longest, prefill, slots, length, wire)
     if message := str(wrong):
         raise InvalidSettingError(message)

@@ -6,19 +6,19 @@ names, requests may be missing from an answer, and no answer may name a request 
 """
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, count
-from typing import TYPE_CHECKING
 
 from text_generation_server.batching.requests import CachedBatch, GenerationRequest, StepOutcome, StepTimings
 from text_generation_server.batching.slots import RequestState, SlotTable
-from text_generation_server.batching.steps import ChosenToken, StartedStep, chosen_for
+from text_generation_server.batching.steps import OwnedToken, StepInFlight, owned_tokens
 from text_generation_server.engine.contract import (
     MAX_RANKED,
     ChosenTokens,
     Engine,
-    PendingTokens,
+    PendingOutput,
 )
 from text_generation_server.errors import InvalidRequestError, UnknownBatchError
 from text_generation_server.grammar.compiler import GrammarCompiler
@@ -26,14 +26,16 @@ from text_generation_server.grammar.constraint import Constraint, wait_for_all, 
 from text_generation_server.grammar.masks import masks_of_step
 from text_generation_server.grammar.vocabulary import Vocabulary
 from text_generation_server.sampling.parameters import require
+from text_generation_server.text.tokenizer import ModelTokenizer
 from text_generation_server.text.tokens import PromptEncoder, TokenDecoder
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 
 PATIENCE = 0.05
 """Seconds that a prefill, or a decode with nothing else to do, waits for grammars that are being compiled."""
+
+
+STEPS_IN_FLIGHT = 2
+"""Steps that are started before the oldest of them is read. One that is running and one behind it keep the device busy;
+more would be computed in vain for rows that end by their text."""
 
 
 def constraints_of(rows: Iterable[RequestState]) -> list[Constraint]:
@@ -43,9 +45,15 @@ def constraints_of(rows: Iterable[RequestState]) -> list[Constraint]:
 class Generator:
     """Serves batches of requests; rows of a batch are independent and come and go at any time.
 
-    The engine always runs one decode step ahead: while a step runs on the device, the text of the step before
-    is made on the host. Requests may join and leave meanwhile, since a step's outcome is only given to those
-    who hold the same slot as when the step was started.
+    The device never waits for the host: STEPS_IN_FLIGHT steps are started before the oldest of them is read, and the
+    text of a step is made while the next ones run. Requests may join and leave meanwhile, since a step's outcome is
+    only given to the rows that hold the same slot as when the step was started. While a row has a grammar, each step
+    needs the token of the one before for its masks: then one step is in flight, and the masks are made while its model
+    runs.
+
+    A row of which all remaining tokens are in flight takes no part in further steps.
+
+    An error of the engine leaves the generator in a state that nobody may use: the process ends.
 
     Each step advances every live slot. If a decode names only some of the batches, the tokens of the others
     are kept and delivered by their own next decodes, one at a time.
@@ -53,21 +61,19 @@ class Generator:
     Not thread-safe, but for `liveness`.
     """
 
-    def __init__(
-        self, engine: Engine, tokenizer: "PreTrainedTokenizerFast", eos_token_ids: frozenset[int]
-    ) -> None:
+    def __init__(self, engine: Engine, tokenizer: ModelTokenizer, eos_token_ids: frozenset[int]) -> None:
         """`eos_token_ids` end the output of every request that does not ignore them."""
         self._engine = engine
-        self._max_length = engine.limits.max_length
-        self._batch_size = engine.limits.batch_size
+        self._max_length = engine.info.max_length
+        self._batch_size = engine.info.batch_size
         self._decoder = TokenDecoder(tokenizer)
-        self._encoder = PromptEncoder(tokenizer, self._max_length, engine.limits.vocab_size)
+        self._encoder = PromptEncoder(tokenizer, self._max_length, engine.info.vocab_size)
         self._eos_token_ids = eos_token_ids
-        self._grammars = GrammarCompiler(Vocabulary(tokenizer, engine.limits.vocab_size, eos_token_ids))
+        self._grammars = GrammarCompiler(Vocabulary(tokenizer, engine.info.vocab_size, eos_token_ids))
         self._slots = SlotTable(self._batch_size)
         self._batches: dict[int, list[RequestState]] = {}
         self._arrivals = count()
-        self._step: StartedStep | None = None
+        self._steps: deque[StepInFlight] = deque()
         self._forward_ns = 0
 
     def prefill(self, batch_id: int, requests: Sequence[GenerationRequest]) -> StepOutcome:
@@ -79,8 +85,8 @@ class Generator:
 
         A request that cannot be served is among the outcome's failures, and the others are served.
 
-        Raises InvalidRequestError, and changes nothing, if there are no requests, or two with the same id. If the
-        engine fails, its error is raised and the new batch is forgotten; other batches go on.
+        Raises InvalidRequestError, and changes nothing, if there are no requests, or two with the same id. An error
+        of the engine is raised as it is.
         """
         started_ns = self._start_clock()
         newcomers, failures = self._accepted(requests)
@@ -91,12 +97,8 @@ class Generator:
         # Those who wait came first, so free slots are theirs.
         waiting = sum(row.waits for rows in self._batches.values() for row in rows)
         self._batches[batch_id] = newcomers
-        try:
-            ready = [newcomer for newcomer in newcomers if newcomer.waits]
-            self._write(self._seat(ready[: max(0, self._slots.free_count - waiting)]))
-        except Exception:
-            self.clear(batch_id)
-            raise
+        ready = [newcomer for newcomer in newcomers if newcomer.waits]
+        self._write(self._seat(ready[: max(0, self._slots.free_count - waiting)]))
         return self._outcome(batch_id, started_ns, failures)
 
     def decode(self, batch_ids: Sequence[int]) -> StepOutcome:
@@ -104,22 +106,14 @@ class Generator:
 
         A request may be left out: it waits for a slot, or it joined after the running step was started.
 
-        Raises UnknownBatchError, and changes nothing, if one of the batches is not held. If the engine fails,
-        its error is raised, and these batches and all others that hold a slot are forgotten: nobody can
-        tell which of their tokens the device has computed.
+        Raises UnknownBatchError, and changes nothing, if one of the batches is not held. An error of the engine is
+        raised as it is.
         """
         started_ns = self._start_clock()
         if not batch_ids:
             raise InvalidRequestError("`batches` must name at least 1 batch. Given: none.")
         batch_id, rows = self._merged(batch_ids)
-        try:
-            self._advance_until_delivery(rows)
-        except Exception:
-            seated = set(self._slots.owners().values())
-            self._forget_batches(
-                [held for held, its in self._batches.items() if held == batch_id or seated & {*its}]
-            )
-            raise
+        self._advance_until_delivery(rows)
         return self._outcome(batch_id, started_ns, {})
 
     def filter(self, batch_id: int, request_ids_to_keep: Sequence[int]) -> CachedBatch | None:
@@ -188,58 +182,80 @@ class Generator:
             self._advance(rows)
 
     def _advance(self, rows: list[RequestState]) -> None:
-        """Reads one step, seats those of `rows` who wait, starts the next step, and then makes the text."""
+        """Reads one step, seats those of `rows` that wait, starts the next steps, and then makes the text."""
         chosen = self._read_step()
         waiting = sorted((row for row in rows if row.waits), key=lambda row: row.arrival)
         chosen += self._seat(waiting[: self._slots.free_count])
-        if owners := self._slots.owners():
-            self._start_step(owners)
+        self._start_steps()
         self._write(chosen)
+
+    def _start_steps(self) -> None:
+        """Starts steps until enough are in flight, or no row needs another one."""
+        while owners := {slot: row for slot, row in self._slots.owners().items() if row.needs_step}:
+            has_grammar = any(row.constraint is not None for row in owners.values())
+            if len(self._steps) >= (1 if has_grammar else STEPS_IN_FLIGHT):
+                return
+            self._start_step(owners)
 
     def _start_step(self, owners: dict[int, RequestState]) -> None:
         constraints = {slot: owner.constraint for slot, owner in owners.items()}
         with self._device_time():
-            pending = self._engine.decode(masks_of_step(constraints, self._batch_size))
-        self._step = StartedStep(pending, owners)
-        for owner in owners.values():
+            step = self._engine.start_step()
+            make_masks = masks_of_step(constraints, self._batch_size)
+            pending = step.choose(None if make_masks is None else make_masks())
+        self._steps.append(StepInFlight(pending, owners))
+        for slot, owner in owners.items():
+            owner.tokens_in_flight += 1
             if owner.failure is not None:
                 self._release(owner)
+            elif not owner.needs_step:
+                # The row keeps its slot until its last token was read; the device need not go on for it.
+                self._engine.release(slot)
 
-    def _read_step(self) -> list[ChosenToken]:
-        """The tokens of the running step, or of a new one if the running one concerns nobody any more."""
-        if self._step is None or not self._slots.still_live(self._step.owners):
-            owners = self._slots.owners()
-            if not owners:
-                self._step = None
+    def _read_step(self) -> list[OwnedToken]:
+        """The tokens of the oldest step in flight that still concerns a row; none if no row needs a step."""
+        while True:
+            self._start_steps()
+            if not self._steps:
                 return []
-            self._start_step(owners)
-        assert self._step is not None
-        step, self._step = self._step, None
+            step = self._steps.popleft()
+            owners = self._slots.still_live(step.owners)
+            if owners:
+                break
         tokens = self._read(step.pending)
-        return self._counted(chosen_for(self._slots.still_live(step.owners).items(), tokens))
+        for owner in owners.values():
+            owner.tokens_in_flight -= 1
+        return self._counted(owned_tokens(owners, tokens))
 
-    def _seat(self, waiting: Sequence[RequestState]) -> list[ChosenToken]:
+    def _seat(self, waiting: Sequence[RequestState]) -> list[OwnedToken]:
         """Gives slots to requests and returns their first tokens. All programs start before one is read."""
-        started: list[tuple[RequestState, PendingTokens]] = []
-        for row in waiting:
-            slot = self._slots.take(row)
-            named = row.request.adapter_id
-            adapter = named if named in self._engine.limits.adapters else None
-            with self._device_time():
+        started: list[tuple[RequestState, int, PendingOutput]] = []
+        with self._device_time():
+            for row in waiting:
+                if row.request.prompt_logprobs:
+                    row.prompt_logprobs = self._engine.score_prompt(row.prompt_ids, self._adapter(row))
+            for row in waiting:
                 allowed = None if row.constraint is None else row.constraint.allowed()
                 if row.failure is not None:
-                    self._release(row)
                     continue
-                if row.request.prompt_logprobs:
-                    row.prompt_logprobs = self._engine.score_prompt(row.prompt_ids, adapter)
-                ranked = row.request.top_n_tokens > 0
-                sampling = row.request.sampling
-                pending = self._engine.prefill(slot, row.prompt_ids, sampling, ranked, adapter, allowed)
-                started.append((row, pending))
-        first_tokens = [chosen_for([(0, row)], self._read(pending)) for row, pending in started]
+                slot = self._slots.take(row)
+                pending = self._engine.prefill(
+                    slot,
+                    row.prompt_ids,
+                    row.request.sampling,
+                    ranked=row.request.top_n_tokens > 0,
+                    adapter=self._adapter(row),
+                    allowed=allowed,
+                )
+                started.append((row, slot, pending))
+        first_tokens = [owned_tokens({slot: row}, self._read(pending)) for row, slot, pending in started]
         return self._counted(chain.from_iterable(first_tokens))
 
-    def _counted(self, chosen: Iterable[ChosenToken]) -> list[ChosenToken]:
+    def _adapter(self, row: RequestState) -> str | None:
+        named = row.request.adapter_id
+        return named if named in self._engine.info.adapters else None
+
+    def _counted(self, chosen: Iterable[OwnedToken]) -> list[OwnedToken]:
         """Frees the slots of those who are finished by the token alone, or fail, so that no step runs for them."""
         counted = list(chosen)
         for token in counted:
@@ -248,7 +264,7 @@ class Generator:
                 self._release(token.owner)
         return counted
 
-    def _write(self, chosen: Sequence[ChosenToken]) -> None:
+    def _write(self, chosen: Sequence[OwnedToken]) -> None:
         """Makes the text; frees the slots of those who are finished by a stop sequence."""
         for token in chosen:
             token.owner.write(token.id, token.logprob, token.ranked)
@@ -296,7 +312,7 @@ class Generator:
         if row.slot is not None:
             self._engine.release(self._slots.free(row))
 
-    def _read(self, pending: PendingTokens) -> ChosenTokens:
+    def _read(self, pending: PendingOutput) -> ChosenTokens:
         with self._device_time():
             return pending.read()
 

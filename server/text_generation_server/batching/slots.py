@@ -30,6 +30,7 @@ class RequestState:
         finished: its last token was chosen. It holds no slot any more.
         constraint: holds the output to the request's grammar, if it has one.
         prompt_logprobs: those of the prompt's tokens but the first, until the first token is written.
+        tokens_in_flight: steps that were started for it and not read yet.
         undelivered: generations that no prefill or decode has returned yet, oldest first.
     """
 
@@ -49,6 +50,7 @@ class RequestState:
         self.constraint = constraint
         self.slot: int | None = None
         self.finished = False
+        self.tokens_in_flight = 0
         self.prompt_logprobs: list[float] | None = None
         self.undelivered: deque[Generation] = deque()
         self._decoder = decoder
@@ -69,6 +71,11 @@ class RequestState:
         """Has neither a slot nor a token yet, and could use a slot: its grammar, if any, is compiled."""
         ready = self.constraint is None or self.constraint.is_ready
         return ready and self.slot is None and not self.finished
+
+    @property
+    def needs_step(self) -> bool:
+        """Another step may choose a token for it: not all that it may have are chosen or in flight."""
+        return self._generated_tokens + self.tokens_in_flight < self.request.max_new_tokens
 
     @property
     def failure(self) -> str | None:

@@ -1,22 +1,22 @@
-"""Between the engine and the requests: which step is running for whom, and which token was chosen for whom."""
+"""Between the engine and the requests: which step is in flight for whom, and which token was chosen for whom."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from text_generation_server.batching.slots import RequestState
-from text_generation_server.engine.contract import ChosenTokens, PendingTokens, RankedTokens
+from text_generation_server.engine.contract import ChosenTokens, PendingOutput, RankedTokens
 
 
 @dataclass(frozen=True)
-class StartedStep:
+class StepInFlight:
     """A decode step that runs on the device, and who held which slot when it was started."""
 
-    pending: PendingTokens
+    pending: PendingOutput
     owners: dict[int, RequestState]
 
 
 @dataclass(frozen=True)
-class ChosenToken:
+class OwnedToken:
     """One token that the engine chose for one request."""
 
     owner: RequestState
@@ -25,8 +25,8 @@ class ChosenToken:
     ranked: RankedTokens | None
 
 
-def chosen_for(owners: Iterable[tuple[int, RequestState]], tokens: ChosenTokens) -> Iterator[ChosenToken]:
-    """The tokens of some rows of an outcome, with those to whom they belong."""
-    for row, owner in owners:
-        ranked = tokens.ranked[row] if tokens.ranked else None
-        yield ChosenToken(owner, tokens.token_ids[row], tokens.logprobs[row], ranked)
+def owned_tokens(owners: Mapping[int, RequestState], tokens: ChosenTokens) -> Iterator[OwnedToken]:
+    """The tokens of some slots of an outcome, with those to whom they belong."""
+    for slot, owner in owners.items():
+        for token in tokens.get(slot, ()):
+            yield OwnedToken(owner, token.token_id, token.logprob, token.ranked)

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from text_generation_server.engine.layout import from_lanes, to_lanes
+from text_generation_server.engine.lanes import from_lanes, to_lanes
 
 IMPLEMENTATION = "static_slots"
+
+QUERY_BLOCK = 512
+"""Queries of a prompt that go through attention at a time: [heads, 512, length] float32 scores."""
 
 # Arguments that models pass to every attention function and that change nothing here: the window is
 # already in the mask, dropout is for training, and positions were applied before.
@@ -84,14 +87,39 @@ def attend(
     query = query * (query.shape[3] ** -0.5 if scaling is None else scaling)
     if key.dim() == 3:
         return attend_lanes(module, query, key, value, attention_mask, softcap), None
+    blocks = [
+        attend_heads(query[:, :, start:end], key[:, :seen], value[:, :seen], mask[..., :seen], softcap)
+        for start, end, seen in query_blocks(query.shape[2], key.shape[1])
+        for mask in (attention_mask[:, :, start:end],)
+    ]
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1), None
+
+
+def query_blocks(queries: int, keys: int) -> list[tuple[int, int, int]]:
+    """Start and end of each block of queries, and how many of the keys it can see at most.
+
+    A prompt that sees itself has as many keys as queries, and none of its queries looks ahead: so the keys behind a
+    block are left out, and the scores of one block are all that lies in memory, instead of a square.
+    """
+    if queries != keys or queries <= QUERY_BLOCK:
+        return [(0, queries, keys)]
+    starts = range(0, queries, QUERY_BLOCK)
+    return [(start, min(start + QUERY_BLOCK, queries), min(start + QUERY_BLOCK, queries)) for start in starts]
+
+
+def attend_heads(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: float | None) -> Tensor:
+    """Queries [rows, heads, queries, head_dim], already scaled, over keys and values [rows, length, heads, head_dim].
+
+    Returns [rows, queries, heads, head_dim].
+    """
     rows, heads, queries, head_dim = query.shape
     key_value_heads = key.shape[2]
     # Query heads that share a key head form a group, so keys are never repeated in memory.
     grouped = query.reshape(rows, key_value_heads, heads // key_value_heads, queries, head_dim)
     scores = torch.einsum("bhgqd,bshd->bhgqs", grouped, key)
-    weights = weigh(scores, attention_mask.unsqueeze(2), softcap).to(query.dtype)
+    weights = weigh(scores, mask.unsqueeze(2), softcap).to(query.dtype)
     mixed = torch.einsum("bhgqs,bshd->bqhgd", weights, value)
-    return mixed.reshape(rows, queries, heads, value.shape[3]), None
+    return mixed.reshape(rows, queries, heads, value.shape[3])
 
 
 def attend_lanes(

@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from text_generation_server.engine.layout import laid_out
+from text_generation_server.engine.lanes import laid_out
 
 
-class CacheStep(Protocol):
+class CacheAccess(Protocol):
     """Where one program writes its keys and values, and what its queries then see."""
 
     def write(self, cache: Tensor, new: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class CacheStep(Protocol):
         ...
 
 
-class PrefillStep:
+class PrefillAccess:
     """One prompt, from its first token on, goes into one slot."""
 
     def __init__(self, slot: Tensor) -> None:
@@ -63,7 +63,7 @@ class PrefillStep:
         return 0
 
 
-class DecodeStep:
+class DecodeAccess:
     """One token per slot, each at its own position; queries see the first `seen_length` positions."""
 
     def __init__(self, positions: Tensor, seen_length: int) -> None:
@@ -87,7 +87,7 @@ class DecodeStep:
         return self.positions
 
 
-class ProbeStep:
+class ProbeAccess:
     """No cache at all: a prompt that sees itself, and layers that hold what the model wrote."""
 
     def write(self, cache: Tensor, new: Tensor) -> Tensor:
@@ -110,10 +110,10 @@ class SlotLayer(CacheLayerMixin):
     # Sliding windows are kept by the mask; every layer holds the full length.
     is_sliding = False
 
-    def __init__(self, keys: Tensor, values: Tensor, step: CacheStep) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, access: CacheAccess) -> None:
         super().__init__()
         self.keys, self.values = keys, values
-        self.step = step
+        self.access = access
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -124,23 +124,23 @@ class SlotLayer(CacheLayerMixin):
     ) -> tuple[Tensor, Tensor]:
         """Takes [rows, heads, queries, head_dim] from the model; returns what `attention.attend` expects."""
         new_keys, new_values = key_states.transpose(1, 2), value_states.transpose(1, 2)
-        self.keys = self.step.write(self.keys, laid_out(new_keys, self.keys))
-        self.values = self.step.write(self.values, laid_out(new_values, self.values))
-        return self.step.view(self.keys, new_keys), self.step.view(self.values, new_values)
+        self.keys = self.access.write(self.keys, laid_out(new_keys, self.keys))
+        self.values = self.access.write(self.values, laid_out(new_values, self.values))
+        return self.access.view(self.keys, new_keys), self.access.view(self.values, new_values)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.step.seen(query_length), 0
+        return self.access.seen(query_length), 0
 
     def get_seq_length(self) -> int | Tensor:
-        return self.step.first_position()
+        return self.access.first_position()
 
     def get_max_length(self) -> int:
         return int(self.keys.shape[1])
 
 
-def slot_cache(tensors: list[Tensor], step: CacheStep) -> Cache:
+def slot_cache(tensors: list[Tensor], access: CacheAccess) -> Cache:
     """A transformers cache over existing tensors (keys and values of each layer in turn), for one forward."""
-    return Cache(layers=[SlotLayer(k, v, step) for k, v in zip(tensors[0::2], tensors[1::2], strict=True)])
+    return Cache(layers=[SlotLayer(k, v, access) for k, v in zip(tensors[0::2], tensors[1::2], strict=True)])
 
 
 def successors(cache: Cache) -> list[Tensor]:

@@ -1,47 +1,34 @@
-"""The engine on an XLA device.
+"""The engine: which program runs when, and on which part of the state.
 
-How nothing compiles after warm-up: every program is a `CompiledProgram`, made in `warm_up` for one of a few fixed
-lengths; a request only selects among them. Inputs are made on the host and sent (an operation on a device
-tensor between programs would be a small program of its own). `decode` sends nothing at all.
+How nothing compiles after warm-up: every program is compiled ahead for one of a few fixed lengths, and a request only
+selects among them. Inputs are made on the host and sent. A steady step sends nothing to the device; one in which a
+slot has a grammar sends the masks.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
-import torch
+import numpy as np
 from loguru import logger
-from torch import Tensor, nn
+from numpy.typing import NDArray
 
-from text_generation_server.engine import programs
 from text_generation_server.engine.buckets import bucket_for, decode_lengths, prefill_buckets
 from text_generation_server.engine.contract import (
     AllowedTokens,
-    ChosenTokens,
-    EngineLimits,
-    PendingTokens,
-    RankedTokens,
-    WarmupStep,
+    EngineInfo,
+    EngineStatistics,
+    PendingOutput,
+    WarmupProgress,
 )
-from text_generation_server.engine.programs import Program
+from text_generation_server.engine.device import Buffer, Device, RunnableProgram
+from text_generation_server.engine.pending import PendingRows
 from text_generation_server.engine.slot_adapters import SlotAdapters
-from text_generation_server.engine.state import DecodeState, float_parameters, integer_parameters
-from text_generation_server.lowering import measurement
-from text_generation_server.lowering.compiled import CompiledProgram
-from text_generation_server.sampling.masking import WORD_BITS
-from text_generation_server.sampling.parameters import Processing, SamplingParameters, WatermarkStrength
-
-
-class ProgramKey(NamedTuple):
-    """Which program: its kind, and its variant (a bucket, a length of the cache, or a Processing)."""
-
-    kind: str
-    variant: int
-
-    def __str__(self) -> str:
-        variant = Processing(self.variant).name.lower() if self.kind == "choose" else self.variant
-        return f"{self.kind} {variant}"
+from text_generation_server.engine.state import BatchShape, float_parameters, integer_parameters
+from text_generation_server.engine.watch import DeviceWatch
+from text_generation_server.sampling.packing import words
+from text_generation_server.sampling.parameters import Processing, SamplingParameters
 
 
 @dataclass
@@ -49,7 +36,7 @@ class LiveSlot:
     """What the host knows of a live slot.
 
     Attributes:
-        position: where its last token goes, as SlotRows.positions on the device.
+        position: where its last token goes, as `positions` on the device.
         processing: what its request asks for.
         ranked: its request asks for the best tokens.
     """
@@ -59,268 +46,264 @@ class LiveSlot:
     ranked: bool
 
 
-class PendingArray:
-    """The result of a program that may still be running.
+class ModelStep:
+    """A step in which the model runs; see `contract.StartedStep`."""
 
-    It holds on to the tensors that the program consumed: releasing a buffer that a running program uses waits for
-    the program to end, which would turn every start into a wait.
-    """
+    def __init__(self, engine: "StaticBatchEngine", logits: Buffer) -> None:
+        self._engine = engine
+        self._logits: Buffer | None = logits
 
-    def __init__(self, packed: Tensor, ranked: Tensor | None, consumed: list[Tensor]) -> None:
-        """`packed` and `ranked` as `programs` makes them."""
-        self._packed: Tensor | None = packed
-        self._ranked = ranked
-        self._consumed = consumed
-
-    def read(self) -> ChosenTokens:
-        if self._packed is None:
-            raise RuntimeError("these tokens were read before")
-        tokens, logprobs = self._packed.cpu().unbind(dim=1)
-        ranked = None if self._ranked is None else [ranked_tokens(row) for row in self._ranked.cpu()]
-        self._packed = self._ranked = None
-        self._consumed = []
-        return ChosenTokens(tokens.to(torch.int64).tolist(), logprobs.tolist(), ranked)
+    def choose(self, allowed: AllowedTokens | None = None) -> PendingOutput:
+        if self._logits is None:
+            raise RuntimeError("The tokens of this step were chosen before.")
+        logits, self._logits = self._logits, None
+        return self._engine.choose(logits, allowed)
 
 
-def ranked_tokens(row: Tensor) -> RankedTokens:
-    """A row of `programs.rank_tokens`, without the places that hold no token."""
-    tokens, logprobs = row.chunk(2)
-    # XLA's maximum of nothing but -inf is the lowest finite number.
-    kept = logprobs > torch.finfo(torch.float32).min
-    return RankedTokens(tokens[kept].to(torch.int64).tolist(), logprobs[kept].tolist())
-
-
-class XlaEngine:
-    """One model, one static batch, one device. See `contract.Engine`.
-
-    Attributes:
-        compilations_after_warm_up: programs compiled since warm-up; anything but 0 is a defect.
-    """
+class StaticBatchEngine:
+    """One model and one static batch on a device. See `contract.Engine`."""
 
     def __init__(
         self,
-        model: nn.Module,
-        state: DecodeState,
-        limits: EngineLimits,
-        strength: WatermarkStrength,
-        device: torch.device,
+        info: EngineInfo,
+        shape: BatchShape,
+        state: Mapping[str, Buffer],
+        device: Device,
+        programs: Mapping[str, RunnableProgram],
+        new_programs: Sequence[str],
+        hang_seconds: float,
     ) -> None:
-        """`model` and `state` are on `device` already; `model` is an AdaptedModel if `limits` names adapters."""
-        self._model = model
-        self._strength = strength
-        self._limits = limits
+        """
+        Args:
+            state: the arrays of `shape`, by name.
+            programs: all of `catalogue.names`; reading one that is missing may compile it.
+            new_programs: those that were compiled for this start, and never ran.
+        """
+        self._info = info
+        self._shape = shape
+        self._state = dict(state)
         self._device = device
-        self._state = state.flatten()
-        # Each kind of program takes and replaces its part of the state.
-        cache, rows, none = slice(0, len(state.cache)), slice(len(state.cache), None), slice(0, 0)
-        self._part = {
-            "prefill": cache,
-            "admit": rows,
-            "forward": cache,
-            "choose": rows,
-            "constrain": none,
-            "rank": none,
-            "score prompt": none,
-        }
-        self._compiled: dict[ProgramKey, CompiledProgram] = {}
-        self._prefill_buckets = prefill_buckets(limits.max_length)
-        self._decode_lengths = decode_lengths(limits.max_length)
+        self._programs = programs
+        self._new_programs = list(new_programs)
+        self._prefill_buckets = prefill_buckets(info.max_length)
+        self._decode_lengths = decode_lengths(info.max_length)
         self._live: dict[int, LiveSlot] = {}
-        self._adapters = SlotAdapters(limits.adapters, limits.batch_size, device)
+        self._adapters = SlotAdapters(info.adapters, info.batch_size)
+        self._unchosen: ModelStep | None = None
+        self._last: PendingRows | None = None
+        self._last_busy = 0.0
         self._compilations: int | None = None
-        self._fallbacks: list[str] = []
-        self._failure: Exception | None = None
-        self.compilations_after_warm_up = 0
+        self._compilations_after_warm_up = 0
+        self._watch = DeviceWatch(hang_seconds)
+        self._send_adapters()
 
     @property
-    def limits(self) -> EngineLimits:
-        return self._limits
+    def info(self) -> EngineInfo:
+        return self._info
 
-    def program_keys(self) -> list[ProgramKey]:
-        """All programs, largest first, so that what does not fit in memory shows at once."""
-        scored = self._prefill_buckets if self._limits.scores_prompts else []
-        return [
-            *(ProgramKey("prefill", bucket) for bucket in reversed(self._prefill_buckets)),
-            *(ProgramKey("forward", length) for length in reversed(self._decode_lengths)),
-            ProgramKey("admit", self._limits.max_length),
-            *(ProgramKey("choose", processing) for processing in reversed(Processing)),
-            *(ProgramKey("constrain", rows) for rows in sorted({1, self._limits.batch_size})),
-            *(ProgramKey("rank", rows) for rows in sorted({1, self._limits.batch_size})),
-            *(ProgramKey("score prompt", bucket) for bucket in scored[::-1]),
-        ]
-
-    def program(self, key: ProgramKey) -> Program:
-        """One program, with the present state and an empty request as its arguments."""
-        state = DecodeState.unflatten(self._state)
-        if key.kind == "forward":
-            return programs.forward(
-                self._model, state.cache, state.rows, key.variant, self._adapters.of_slots
-            )
-        if key.kind == "choose":
-            logits = self._empty_logits(self._limits.batch_size)
-            processing = Processing(key.variant)
-            return programs.choose_next(
-                state.rows, logits, self._limits.max_length, processing, self._strength
-            )
-        if key.kind == "constrain":
-            allowed = torch.zeros((key.variant, -(-self._limits.vocab_size // WORD_BITS)), dtype=torch.int32)
-            return programs.constrain(self._empty_logits(key.variant), allowed.to(self._device))
-        if key.kind == "rank":
-            scores = torch.zeros((key.variant, self._limits.vocab_size), dtype=torch.float32)
-            return programs.rank_tokens(scores.to(self._device))
-        ids, placement = self._send_ids([0], key.variant), self._send_placement(0, 1)
-        adapters = self._adapters.of_prompt(None)
-        if key.kind == "prefill":
-            return programs.prefill(self._model, state.cache, ids, placement, adapters)
-        if key.kind == "score prompt":
-            return programs.score_prompt(self._model, len(state.cache) // 2, ids, adapters)
-        parameters = self._send_parameters(SamplingParameters())
-        inputs = [self._empty_logits(1), ids, placement, *parameters]
-        return programs.admit(state.rows, inputs, self._strength)
-
-    def _empty_logits(self, rows: int) -> Tensor:
-        dtype = next(self._model.parameters()).dtype
-        return torch.zeros((rows, self._limits.vocab_size), dtype=dtype).to(self._device)
-
-    def warm_up(self, progress: Callable[[WarmupStep], None]) -> None:
+    def warm_up(self, progress: Callable[[WarmupProgress], None]) -> None:
+        """Runs each program that never ran before: the first run allocates, and a defect should show now."""
         if self._compilations is not None:
             return
-        keys = self.program_keys()
-        for index, key in enumerate(keys, start=1):
+        if self._live:
+            raise RuntimeError(f"Slots {sorted(self._live)} are live: warm up before the first prefill.")
+        for index, name in enumerate(self._new_programs, start=1):
             started = time.perf_counter()
-            program = self.program(key)
-            # Run as well: the first run allocates, and a defect should show now.
-            self._run(key, program.arguments[program.donated :])[0].cpu()
-            progress(WarmupStep(str(key), index, len(keys), time.perf_counter() - started))
-        self._compilations = measurement.compilations()
-        self._fallbacks = measurement.fallbacks()
-        if self._fallbacks:
-            logger.error(f"Operations that run on the host in every step: {', '.join(self._fallbacks)}")
-
-    def _run(self, key: ProgramKey, inputs: list[Tensor]) -> list[Tensor]:
-        """Starts a program on its part of the state, replaces that part, and returns the results.
-
-        A program that was not compiled yet is compiled: after warm-up there is none.
-        """
-        part = self._part[key.kind]
-        try:
-            compiled = self._compiled.get(key)
-            if compiled is None:
-                compiled = self._compiled[key] = CompiledProgram(self.program(key))
-            arguments = self._state[part]
-            outputs = compiled.run([*arguments, *inputs])
-        except Exception as error:
-            # The donated buffers are gone with the failed program: nothing can be served any more.
-            self._failure = error
-            raise
-        self._state[part] = outputs[: len(arguments)]
-        return outputs[len(arguments) :]
+            results = self._run(name, self._empty_inputs(name))
+            with self._watch.waiting():
+                for result in results.values():
+                    self._device.read(result)
+            seconds = time.perf_counter() - started
+            progress(WarmupProgress(name, index, len(self._new_programs), seconds, "first run"))
+        self._compilations = self._device.compilations()
 
     def prefill(
         self,
         slot: int,
         token_ids: Sequence[int],
         sampling: SamplingParameters,
+        *,
         ranked: bool = False,
         adapter: str | None = None,
         allowed: AllowedTokens | None = None,
-    ) -> PendingTokens:
-        length = len(token_ids)
-        if not 1 <= length < self._limits.max_length:
-            raise ValueError(f"a prompt must have 1 to {self._limits.max_length - 1} tokens. Given: {length}")
+    ) -> PendingOutput:
+        self._require_chosen()
+        length, limit = len(token_ids), self._info.max_length
+        if not 1 <= length < limit:
+            raise ValueError(f"A prompt must have 1 to {limit - 1} tokens. Given: {length}.")
+        if not 0 <= slot < self._info.batch_size:
+            raise RuntimeError(f"There is no slot {slot}: the slots are 0 to {self._info.batch_size - 1}.")
         if slot in self._live:
-            raise RuntimeError(f"slot {slot} is in use")
+            raise RuntimeError(f"Slot {slot} is live: release it before the next prefill.")
+        index = self._adapters.index(adapter)
+        placement = {"slot": self._send([slot]), "length": self._send([length])}
         bucket = bucket_for(length, self._prefill_buckets)
-        ids = self._send_ids(token_ids, bucket)
-        padded = self._send_ids(token_ids, self._limits.max_length)
-        placement = self._send_placement(slot, length)
-        parameters = self._send_parameters(sampling)
-        adapters = self._adapters.of_prompt(adapter)
-        consumed = [*self._state, ids, padded, placement, *parameters, *adapters]
-        (logits,) = self._run(ProgramKey("prefill", bucket), [ids, placement, *adapters])
+        inputs = {**placement, **self._prompt(token_ids, bucket, index)}
+        logits = self._run(f"prefill {bucket}", inputs)["logits"]
         if allowed is not None:
-            logits = self._constrain(logits, allowed.reshape(1, -1), consumed)
-        packed, scores = self._run(
-            ProgramKey("admit", self._limits.max_length), [logits, padded, placement, *parameters]
-        )
-        best = self._rank(scores) if ranked else None
-        self._live[slot] = LiveSlot(length, sampling.processing, ranked)
-        self._adapters.assign(slot, adapter)
-        self._watch_compilations()
-        return PendingArray(packed, best, [*consumed, logits, scores])
+            logits = self._constrain(logits, allowed.reshape(1, -1))
+        processing = sampling.processing
+        admitted = {
+            **placement,
+            "logits": logits,
+            "last": self._send([token_ids[-1]]),
+            "new_floats": self._device.send(float_parameters(sampling)),
+            "new_integers": self._device.send(integer_parameters(sampling)),
+        }
+        if processing is not Processing.NONE:
+            counts = np.bincount(np.asarray(token_ids), minlength=self._info.vocab_size)
+            admitted["new_counts"] = self._device.send(counts.astype(np.int32).reshape(1, -1))
+        results = self._run(f"admit {processing.name.lower()}", admitted)
+        best = self._rank(results["scores"], 1) if ranked else None
+        self._live[slot] = LiveSlot(length, processing, ranked)
+        if self._adapters.assign(slot, index):
+            self._send_adapters()
+        return self._pending(results["chosen"], best, [(slot, 0, ranked)])
 
-    def _constrain(self, logits: Tensor, allowed: AllowedTokens, consumed: list[Tensor]) -> Tensor:
-        """The logits of the allowed tokens, [rows, words]; adds what the program consumes to `consumed`."""
-        mask = torch.from_numpy(allowed).to(self._device)
-        (constrained,) = self._run(ProgramKey("constrain", logits.shape[0]), [logits, mask])
-        consumed += [logits, mask]
-        return constrained
+    def start_step(self) -> ModelStep:
+        self._require_chosen()
+        if not self._live:
+            raise RuntimeError("No slot is live: there is nothing to decode.")
+        self._note_idle_time()
+        # A slot that ran past its end while its last token was being read is clamped on the device too.
+        furthest = min(max(slot.position for slot in self._live.values()), self._info.max_length - 1)
+        length = bucket_for(furthest + 1, self._decode_lengths)
+        logits = self._run(f"forward {length}", {})["logits"]
+        self._unchosen = ModelStep(self, logits)
+        return self._unchosen
 
-    def _rank(self, scores: Tensor) -> Tensor:
-        (best,) = self._run(ProgramKey("rank", scores.shape[0]), [scores])
-        return best
+    def choose(self, logits: Buffer, allowed: AllowedTokens | None) -> PendingOutput:
+        """The second half of a step, see `ModelStep`."""
+        self._unchosen = None
+        if allowed is not None:
+            logits = self._constrain(logits, allowed)
+        # A slot may have been released since the step was started.
+        processing = max((slot.processing for slot in self._live.values()), default=Processing.NONE)
+        results = self._run(f"choose {processing.name.lower()}", {"logits": logits})
+        wants = [(slot, slot, live.ranked) for slot, live in self._live.items()]
+        best = self._rank(results["scores"], self._info.batch_size) if any(w for *_, w in wants) else None
+        for live in self._live.values():
+            live.position += 1
+        return self._pending(results["chosen"], best, wants)
 
     def score_prompt(self, token_ids: Sequence[int], adapter: str | None = None) -> list[float]:
-        if not self._limits.scores_prompts:
-            raise RuntimeError("this engine was loaded without prompt logprobs")
+        self._require_chosen()
+        if not self._info.scores_prompts:
+            raise RuntimeError("This engine does not score prompts.")
         bucket = bucket_for(len(token_ids), self._prefill_buckets)
-        inputs = [self._send_ids(token_ids, bucket), *self._adapters.of_prompt(adapter)]
-        (logprobs,) = self._run(ProgramKey("score prompt", bucket), inputs)
-        self._watch_compilations()
-        known: list[float] = logprobs.cpu()[: len(token_ids) - 1].tolist()
+        inputs = self._prompt(token_ids, bucket, self._adapters.index(adapter))
+        logprobs = self._run(f"score prompt {bucket}", inputs)["logprobs"]
+        with self._watch.waiting():
+            known: list[float] = self._device.read(logprobs)[: len(token_ids) - 1].tolist()
         return known
-
-    def _send_ids(self, token_ids: Sequence[int], bucket: int) -> Tensor:
-        ids = torch.zeros((1, bucket), dtype=torch.int32)
-        ids[0, : len(token_ids)] = torch.tensor(token_ids, dtype=torch.int32)
-        return ids.to(self._device)
-
-    def _send_placement(self, slot: int, length: int) -> Tensor:
-        return torch.tensor([slot, length], dtype=torch.int32).to(self._device)
-
-    def _send_parameters(self, sampling: SamplingParameters) -> list[Tensor]:
-        return [float_parameters(sampling).to(self._device), integer_parameters(sampling).to(self._device)]
-
-    def decode(self, allowed: Callable[[], AllowedTokens] | None = None) -> PendingTokens:
-        if not self._live:
-            raise RuntimeError("no slot is live")
-        # A slot that ran past its end while its last token was being read is clamped on the device too.
-        furthest = min(max(slot.position for slot in self._live.values()), self._limits.max_length - 1)
-        length = bucket_for(furthest + 1, self._decode_lengths)
-        processing = max(slot.processing for slot in self._live.values())
-        consumed = [*self._state, *self._adapters.of_slots]
-        rows = DecodeState.unflatten(self._state).rows
-        inputs = [rows.tokens, rows.positions, *self._adapters.of_slots]
-        (logits,) = self._run(ProgramKey("forward", length), inputs)
-        if allowed is not None:
-            logits = self._constrain(logits, allowed(), consumed)
-        packed, scores = self._run(ProgramKey("choose", processing), [logits])
-        best = self._rank(scores) if any(slot.ranked for slot in self._live.values()) else None
-        for slot in self._live.values():
-            slot.position += 1
-        self._watch_compilations()
-        return PendingArray(packed, best, [*consumed, logits, scores])
 
     def release(self, slot: int) -> None:
         self._live.pop(slot, None)
 
     def check_health(self) -> None:
-        if self._failure is not None:
-            raise RuntimeError(f"the engine failed: {self._failure}") from self._failure
+        self._watch.check()
+
+    def statistics(self) -> EngineStatistics:
+        used, limit = self._device.memory()
+        return EngineStatistics(
+            compilations_after_warm_up=self._compilations_after_warm_up,
+            programs_compiled=len(self._new_programs),
+            programs_from_cache=len(self._programs) - len(self._new_programs),
+            call_seconds=self._watch.call_seconds(),
+            idle_seconds=self._watch.idle_seconds,
+            memory_used=used,
+            memory_limit=limit,
+        )
+
+    def _run(self, name: str, inputs: Mapping[str, Buffer]) -> dict[str, Buffer]:
+        """Starts a program, replaces the state that it succeeds, and returns the other results."""
+        # The donated buffers are gone with a failed program: nothing can be served any more.
+        with self._watch.waiting():
+            results = self._programs[name].run(self._state, inputs)
+        outputs = {}
+        for key, result in results.items():
+            if key in self._state:
+                self._state[key] = result
+            else:
+                outputs[key] = result
+        return outputs
+
+    def _pending(
+        self, packed: Buffer, ranked: Buffer | None, rows: Sequence[tuple[int, int, bool]]
+    ) -> PendingRows:
+        self._watch_compilations()
+        self._last = PendingRows(self._device, self._watch, packed, ranked, rows)
+        self._last_busy = time.monotonic()
+        return self._last
+
+    def _constrain(self, logits: Buffer, allowed: AllowedTokens) -> Buffer:
+        """The logits with only the allowed tokens left; `allowed` is [rows, words]."""
+        inputs = {"logits": logits, "allowed": self._device.send(allowed)}
+        return self._run(f"constrain {len(allowed)}", inputs)["constrained"]
+
+    def _rank(self, scores: Buffer, rows: int) -> Buffer:
+        return self._run(f"rank {rows}", {"scores": scores})["ranked"]
+
+    def _prompt(self, token_ids: Sequence[int], bucket: int, adapter: int) -> dict[str, Buffer]:
+        ids = np.zeros((1, bucket), dtype=np.int32)
+        ids[0, : len(token_ids)] = token_ids
+        inputs = {"ids": self._device.send(ids)}
+        if self._shape.adapters:
+            inputs["adapter"] = self._send([adapter])
+        return inputs
+
+    def _send(self, values: Sequence[int]) -> Buffer:
+        return self._device.send(np.array(values, dtype=np.int32))
+
+    def _send_adapters(self) -> None:
+        if self._shape.adapters:
+            self._state["adapters"] = self._send(self._adapters.of_slots)
+
+    def _require_chosen(self) -> None:
+        if self._unchosen is not None:
+            raise RuntimeError("A step was started and not chosen: call choose() before anything else.")
+
+    def _empty_inputs(self, name: str) -> dict[str, Buffer]:
+        """Inputs of the right shapes, for a first run. Slot 0 is not live, so what is written there means nothing."""
+        kind, _, variant = name.rpartition(" ")
+        vocabulary = self._info.vocab_size
+        rows = {"choose": self._info.batch_size, "admit": 1}.get(kind) or (
+            int(variant) if kind in ("constrain", "rank") else 1
+        )
+        neutral = SamplingParameters()
+        arrays: dict[str, NDArray[Any]] = {
+            "slot": np.array([0], np.int32),
+            "length": np.array([1], np.int32),
+            "last": np.array([0], np.int32),
+            "new_floats": float_parameters(neutral),
+            "new_integers": integer_parameters(neutral),
+            "new_counts": np.zeros((1, vocabulary), np.int32),
+            "logits": np.zeros((rows, vocabulary), self._shape.dtype),
+            "scores": np.zeros((rows, vocabulary), np.float32),
+            "allowed": np.full((rows, words(vocabulary)), -1, np.int32),
+        }
+        if kind in ("prefill", "score prompt"):
+            arrays["ids"] = np.zeros((1, int(variant)), np.int32)
+            arrays["adapter"] = np.array([0], np.int32)
+        return {key: self._device.send(array) for key, array in arrays.items()}
+
+    def _note_idle_time(self) -> None:
+        """Adds the time since the device was last seen busy, if it has nothing to do now."""
+        if self._last is None:
+            return
+        now = time.monotonic()
+        if self._last.packed is None or self._device.is_computed(self._last.packed):
+            self._watch.idle_seconds += now - self._last_busy
 
     def _watch_compilations(self) -> None:
         """Counts and reports what must not happen after warm-up."""
         if self._compilations is None:
             # Warm-up was skipped, for debugging: programs are compiled as they are needed.
             return
-        compilations = measurement.compilations()
+        compilations = self._device.compilations()
         if compilations != self._compilations:
-            self.compilations_after_warm_up += compilations - self._compilations
+            self._compilations_after_warm_up += compilations - self._compilations
             self._compilations = compilations
             logger.error(
-                f"A program was compiled after warm-up ({self.compilations_after_warm_up} so far): a defect"
+                f"A program was compiled after warm-up ({self._compilations_after_warm_up} so far): a defect"
             )
-        fallbacks = measurement.fallbacks()
-        if fallbacks != self._fallbacks:
-            self._fallbacks = fallbacks
-            logger.error(f"An operation fell back to the host after warm-up: {', '.join(fallbacks)}")

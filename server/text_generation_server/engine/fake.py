@@ -16,17 +16,17 @@ import numpy as np
 from text_generation_server.engine.contract import (
     MAX_RANKED,
     AllowedTokens,
+    ChosenToken,
     ChosenTokens,
-    EngineLimits,
+    EngineInfo,
+    EngineStatistics,
     RankedTokens,
-    WarmupStep,
+    WarmupProgress,
 )
+from text_generation_server.sampling.packing import words
 from text_generation_server.sampling.parameters import SamplingParameters
 
 Program = Literal["prefill", "decode"]
-
-MEANINGLESS_TOKEN = -1
-"""What a decode shows for slots that are not live: no token id, so that using it is noticed."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PrefillCall:
     adapter: str | None = None
 
 
-class FakePendingTokens:
+class FakePendingOutput:
     """An outcome that was computed when its program was started, or the error that reading it raises."""
 
     def __init__(self, engine: "FakeEngine", chosen: ChosenTokens, error: Exception | None) -> None:
@@ -54,9 +54,24 @@ class FakePendingTokens:
             raise RuntimeError("The outcome of a program may be read once; it was read before.")
         self._was_read = True
         self._engine.calls["read"] += 1
+        self._engine.order.append("read")
         if self._error is not None:
             raise self._error
         return self._chosen
+
+
+class FakeStep:
+    """A step of which nothing was chosen yet."""
+
+    def __init__(self, engine: "FakeEngine") -> None:
+        self._engine = engine
+        self._was_chosen = False
+
+    def choose(self, allowed: AllowedTokens | None = None) -> FakePendingOutput:
+        if self._was_chosen:
+            raise RuntimeError("The tokens of this step were chosen before.")
+        self._was_chosen = True
+        return self._engine.choose(allowed)
 
 
 class FakeEngine:
@@ -64,8 +79,9 @@ class FakeEngine:
 
     Attributes:
         calls: how often each method was called; "read" counts the outcomes that were read, "masked decode" the
-            decodes in which not all tokens were allowed.
+            steps in which not all tokens were allowed, "decode" all steps.
         prefills: the arguments of all prefills, oldest first.
+        order: "prefill", "decode" and "read" in the order in which they happened.
     """
 
     def __init__(
@@ -83,7 +99,7 @@ class FakeEngine:
         With the first adapter a slot gets the successor of that token in the vocabulary, with the second the
         successor of that one, and so on.
         """
-        self._limits = EngineLimits(
+        self._info = EngineInfo(
             batch_size, max_length, vocab_size, "float32", "fake", scores_prompts, adapters
         )
         self._next_token = next_token or self._checksum
@@ -95,10 +111,12 @@ class FakeEngine:
         self._is_warm = False
         self.calls: Counter[str] = Counter()
         self.prefills: list[PrefillCall] = []
+        self.order: list[str] = []
+        self._unchosen = False
 
     @property
-    def limits(self) -> EngineLimits:
-        return self._limits
+    def info(self) -> EngineInfo:
+        return self._info
 
     @property
     def live_slots(self) -> frozenset[int]:
@@ -112,61 +130,65 @@ class FakeEngine:
         """From now on the engine is broken."""
         self._broken = reason
 
-    def warm_up(self, progress: Callable[[WarmupStep], None]) -> None:
+    def warm_up(self, progress: Callable[[WarmupProgress], None]) -> None:
         self.calls["warm_up"] += 1
         if self._is_warm:
             return
         self._is_warm = True
         for index, program in enumerate(("prefill", "decode"), start=1):
-            progress(WarmupStep(program, index, count=2, seconds=0.0))
+            progress(WarmupProgress(program, index, count=2, seconds=0.0))
 
     def prefill(
         self,
         slot: int,
         token_ids: Sequence[int],
         sampling: SamplingParameters,
+        *,
         ranked: bool = False,
         adapter: str | None = None,
         allowed: AllowedTokens | None = None,
-    ) -> FakePendingTokens:
+    ) -> FakePendingOutput:
         """RuntimeError if the slot is live or does not exist; ValueError if the prompt or the adapter does not fit."""
+        self._require_chosen()
         self.calls["prefill"] += 1
+        self.order.append("prefill")
         self.prefills.append(PrefillCall(slot, tuple(token_ids), sampling, ranked, adapter))
         self._raise_planned("prefill")
-        if not 0 <= slot < self._limits.batch_size:
-            raise RuntimeError(f"There is no slot {slot}: the slots are 0 to {self._limits.batch_size - 1}.")
+        if not 0 <= slot < self._info.batch_size:
+            raise RuntimeError(f"There is no slot {slot}: the slots are 0 to {self._info.batch_size - 1}.")
         if slot in self._histories:
             raise RuntimeError(f"Slot {slot} is live: release it before the next prefill.")
-        if not 1 <= len(token_ids) < self._limits.max_length:
+        if not 1 <= len(token_ids) < self._info.max_length:
             raise ValueError(
-                f"A prompt must have 1 to {self._limits.max_length - 1} tokens. Given: {len(token_ids)}."
+                f"A prompt must have 1 to {self._info.max_length - 1} tokens. Given: {len(token_ids)}."
             )
         shift = self._shift(adapter)
         self._histories[slot] = list(token_ids)
         self._shifts[slot] = shift
         if ranked:
             self._ranked.add(slot)
-        token_id = self._advance(slot, allowed)
-        best = [self.ranking_of(token_id)] if ranked else None
-        return self._pending("prefill", ChosenTokens([token_id], [self.logprob_of(token_id)], best))
+        return self._pending("prefill", {slot: (self._advance(slot, allowed),)})
 
-    def decode(self, allowed: Callable[[], AllowedTokens] | None = None) -> FakePendingTokens:
-        """RuntimeError if no slot is live, or if a live one is full: its owner should have ended before."""
+    def start_step(self) -> FakeStep:
+        """RuntimeError if no slot is live, or a step was started and not chosen."""
+        self._require_chosen()
         self.calls["decode"] += 1
+        self.order.append("decode")
         self._raise_planned("decode")
         if not self._histories:
             raise RuntimeError("No slot is live: there is nothing to decode.")
-        size = self._limits.batch_size
-        nothing = [RankedTokens([], []) for _ in range(size)] if self._ranked else None
-        chosen = ChosenTokens([MEANINGLESS_TOKEN] * size, [float("nan")] * size, nothing)
-        masks = None if allowed is None else allowed()
-        if masks is not None:
+        self._unchosen = True
+        return FakeStep(self)
+
+    def choose(self, allowed: AllowedTokens | None) -> FakePendingOutput:
+        """The second half of a step, see `FakeStep`."""
+        self._unchosen = False
+        if allowed is not None:
             self.calls["masked decode"] += 1
-        for slot in self._histories:
-            chosen.token_ids[slot] = self._advance(slot, None if masks is None else masks[slot])
-            chosen.logprobs[slot] = self.logprob_of(chosen.token_ids[slot])
-            if chosen.ranked is not None:
-                chosen.ranked[slot] = self.ranking_of(chosen.token_ids[slot])
+        chosen: dict[int, tuple[ChosenToken, ...]] = {
+            slot: (self._advance(slot, None if allowed is None else allowed[slot]),)
+            for slot in list(self._histories)
+        }
         return self._pending("decode", chosen)
 
     def release(self, slot: int) -> None:
@@ -177,10 +199,13 @@ class FakeEngine:
     def score_prompt(self, token_ids: Sequence[int], adapter: str | None = None) -> list[float]:
         """With an adapter, each logprob is lower by its place among the adapters."""
         self.calls["score_prompt"] += 1
-        if not self._limits.scores_prompts:
+        if not self._info.scores_prompts:
             raise RuntimeError("This engine does not score prompts.")
         shift = self._shift(adapter)
         return [self.logprob_of(token_id) - shift for token_id in token_ids[1:]]
+
+    def statistics(self) -> EngineStatistics:
+        return EngineStatistics()
 
     def check_health(self) -> None:
         self.calls["check_health"] += 1
@@ -194,32 +219,38 @@ class FakeEngine:
 
     def ranking_of(self, token_id: int) -> RankedTokens:
         """The token itself, and then its successors in the vocabulary, of which the third and fourth tie."""
-        ids = [(token_id + step) % self._limits.vocab_size for step in range(MAX_RANKED)]
+        ids = [(token_id + step) % self._info.vocab_size for step in range(MAX_RANKED)]
         logprobs = [self.logprob_of(token_id) - step for step in (0, 1, 2, 2, *range(3, MAX_RANKED - 1))]
         return RankedTokens(ids, logprobs)
 
-    def _advance(self, slot: int, allowed: AllowedTokens | None) -> int:
+    def _advance(self, slot: int, allowed: AllowedTokens | None) -> ChosenToken:
         history = self._histories[slot]
-        if len(history) >= self._limits.max_length:
-            raise RuntimeError(f"Slot {slot} is full: it holds {self._limits.max_length} tokens.")
-        token_id = (self._next_token(history) + self._shifts[slot]) % self._limits.vocab_size
+        # A step that was started ahead of the end of its owner may run past the slot; what it chooses means nothing.
+        is_full = len(history) >= self._info.max_length
+        token_id = 0 if is_full else self._next_token(history)
+        token_id = (token_id + self._shifts[slot]) % self._info.vocab_size
         if allowed is not None:
             token_id = self._first_allowed(token_id, allowed)
         history.append(token_id)
-        return token_id
+        ranked = self.ranking_of(token_id) if slot in self._ranked else None
+        return ChosenToken(token_id, self.logprob_of(token_id), ranked)
+
+    def _require_chosen(self) -> None:
+        if self._unchosen:
+            raise RuntimeError("A step was started and not chosen: call choose() before anything else.")
 
     def _shift(self, adapter: str | None) -> int:
         """The place of the adapter, from 1 on; 0 for the base model."""
         if adapter is None:
             return 0
-        if adapter not in self._limits.adapters:
-            raise ValueError(f"There is no adapter {adapter!r}. Loaded: {self._limits.adapters}.")
-        return 1 + self._limits.adapters.index(adapter)
+        if adapter not in self._info.adapters:
+            raise ValueError(f"There is no adapter {adapter!r}. Loaded: {self._info.adapters}.")
+        return 1 + self._info.adapters.index(adapter)
 
     def _first_allowed(self, token_id: int, allowed: AllowedTokens) -> int:
         """The token itself, or the next one that is allowed. RuntimeError if none is, or for a wrong shape."""
-        size = self._limits.vocab_size
-        if allowed.shape != (-(-size // 32),):
+        size = self._info.vocab_size
+        if allowed.shape != (words(size),):
             raise RuntimeError(f"A mask of {size} tokens cannot have the shape {allowed.shape}.")
         bits = np.unpackbits(allowed.view(np.uint8), bitorder="little")[:size]
         for step in range(size):
@@ -227,8 +258,8 @@ class FakeEngine:
                 return (token_id + step) % size
         raise RuntimeError("No token is allowed.")
 
-    def _pending(self, program: Program, chosen: ChosenTokens) -> FakePendingTokens:
-        return FakePendingTokens(self, chosen, self._failures.pop((program, "read"), None))
+    def _pending(self, program: Program, chosen: ChosenTokens) -> FakePendingOutput:
+        return FakePendingOutput(self, chosen, self._failures.pop((program, "read"), None))
 
     def _raise_planned(self, program: Program) -> None:
         error = self._failures.pop((program, "start"), None)
@@ -236,4 +267,4 @@ class FakeEngine:
             raise error
 
     def _checksum(self, history: Sequence[int]) -> int:
-        return zlib.crc32(array("q", history).tobytes()) % self._limits.vocab_size
+        return zlib.crc32(array("q", history).tobytes()) % self._info.vocab_size

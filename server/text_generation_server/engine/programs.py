@@ -1,4 +1,4 @@
-"""The programs that the engine runs, as pure torch functions on flat lists of tensors.
+"""The programs that the engine runs, as pure torch functions of named tensors.
 
 Rules that keep a program compilable once and for all:
 - shapes are constants; what varies (slot, length, position, parameters) comes in as a tensor, never as a
@@ -10,7 +10,7 @@ Rules that keep a program compilable once and for all:
 
 Each token takes two programs, one that runs the model and one that chooses:
 
-    new request:  prefill (one per bucket) -> logits -> admit -> scores (-> rank)
+    new request:  prefill (one per bucket) -> logits -> admit (one per Processing) -> scores (-> rank)
     step:         forward (one per length) -> logits -> choose (one per Processing) -> scores (-> rank)
 
 While a request with a grammar is live, one more goes in between: logits -> constrain -> logits.
@@ -19,230 +19,237 @@ So programs add up instead of multiplying, and the choice, which compiles slowly
 for each kind. Logits and scores stay on the device.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from text_generation_server.engine.cache import DecodeStep, PrefillStep, ProbeStep, slot_cache, successors
+from text_generation_server.engine.cache import (
+    DecodeAccess,
+    PrefillAccess,
+    ProbeAccess,
+    slot_cache,
+    successors,
+)
 from text_generation_server.engine.contract import MAX_RANKED
-from text_generation_server.engine.state import FLOAT_COLUMNS, INTEGER_COLUMNS, SlotRows
+from text_generation_server.engine.program import INPUT, STATE, Program, Spec
+from text_generation_server.engine.state import FLOAT_COLUMNS, INTEGER_COLUMNS, BatchShape
 from text_generation_server.sampling.choice import choose, choose_greedy
 from text_generation_server.sampling.masking import mask_disallowed
+from text_generation_server.sampling.packing import words
 from text_generation_server.sampling.parameters import Processing, WatermarkStrength
 from text_generation_server.sampling.processing import History, ProcessingTensors, process
 from text_generation_server.sampling.ranking import rank
 
+Tensors = Mapping[str, Tensor]
 
-@dataclass(frozen=True)
-class Program:
-    """A function on flat lists of tensors, and what it takes to compile it.
-
-    Attributes:
-        function: takes tensors like `arguments`; its first `donated` outputs succeed its first `donated` arguments,
-            the others are results.
-        arguments: tensors on the device with the shapes of all runs.
-        donated: how many arguments give their buffers away.
-    """
-
-    function: Callable[[list[Tensor]], list[Tensor]]
-    arguments: list[Tensor]
-    donated: int
+HEAD_BLOCK = 512
+"""Rows of a prompt whose logits are made at a time when its logprobs are asked for: [512, vocabulary] float32."""
 
 
-def prefill(
-    model: nn.Module, cache: list[Tensor], ids: Tensor, placement: Tensor, adapters: list[Tensor]
-) -> Program:
+def prefill(model: Any, shape: BatchShape, bucket: int) -> Program:
     """Writes a prompt into one slot of the cache; the other slots are carried over.
 
-    Args:
-        ids: [1, bucket] int32, padded at the end.
-        placement: [2] int32, slot and length.
-        adapters: empty, or for an AdaptedModel one tensor, [1] int32, the index of the prompt's adapter.
-
-    The function returns the cache and the logits after the prompt, [1, vocabulary].
+    It takes `ids` [1, bucket] int32, padded at the end, `slot` and `length` [1] int32, and `adapter` [1] int32 for a
+    model with adapters; it returns the cache and `logits` after the prompt, [1, vocabulary].
     """
+    cache = shape.cache()
+    inputs = {"ids": Spec((1, bucket), "int32", INPUT), "slot": SCALAR, "length": SCALAR}
+    if shape.adapters:
+        inputs["adapter"] = SCALAR
 
-    def function(arguments: list[Tensor]) -> list[Tensor]:
-        old, (ids, placement, *adapters) = arguments[: len(cache)], arguments[len(cache) :]
-        slot, length = placement[0:1], placement[1:2]
-        positions = torch.arange(ids.shape[1], dtype=torch.int32, device=ids.device).unsqueeze(0)
-        layers = slot_cache(old, PrefillStep(slot))
+    def function(given: Tensors) -> dict[str, Tensor]:
+        ids = given["ids"]
+        layers = slot_cache([given[name] for name in cache], PrefillAccess(given["slot"]))
         logits = model(
             input_ids=ids,
-            position_ids=positions,
+            position_ids=torch.arange(bucket, dtype=torch.int32, device=ids.device).unsqueeze(0),
             past_key_values=layers,
             use_cache=True,
             # The LM head runs on the last token of the prompt only, not on the whole bucket.
-            logits_to_keep=(length - 1).to(torch.int64),
-            **adapter_inputs(adapters),
+            logits_to_keep=(given["length"] - 1).to(torch.int64),
+            **({"adapters": given["adapter"]} if shape.adapters else {}),
         ).logits[:, 0]
-        return [*successors(layers), logits]
+        return {**dict(zip(cache, successors(layers), strict=True)), "logits": logits}
 
-    return Program(function, [*cache, ids, placement, *adapters], len(cache))
-
-
-def adapter_inputs(adapters: list[Tensor]) -> dict[str, Tensor]:
-    """What an AdaptedModel takes beside the model's inputs; nothing for a model without adapters."""
-    return {"adapters": adapters[0]} if adapters else {}
+    return Program(f"prefill {bucket}", function, {**cache, **inputs})
 
 
-def admit(rows: SlotRows, inputs: list[Tensor], strength: WatermarkStrength) -> Program:
+def admit(shape: BatchShape, processing: Processing, strength: WatermarkStrength) -> Program:
     """Chooses the first token of a prompt and sets the slot's row.
 
-    Args:
-        inputs: logits [1, vocabulary]; ids [1, length] int32, padded at the end; placement [2] int32, slot and length;
-            floats [len(FLOAT_COLUMNS)] float32; integers [len(INTEGER_COLUMNS)] int32.
-
-    The function returns the rows, the choice, [1, 2], and the processed scores, [1, vocabulary].
+    It takes `logits` [1, vocabulary], `slot`, `length` and `last` (the prompt's last token) [1] int32, `new_floats`
+    [1, len(FLOAT_COLUMNS)] float32, `new_integers` [1, len(INTEGER_COLUMNS)] int32, and with any processing
+    `new_counts` [1, vocabulary] int32, how often each token occurs in the prompt. It returns the rows, `chosen` [1, 2]
+    and the processed `scores` [1, vocabulary].
     """
-    row_tensors = rows.flatten()
+    rows = shape.rows()
+    if processing is Processing.NONE:
+        # Without penalties nobody looks at the counts of this slot.
+        del rows["counts"]
+    inputs = {
+        "logits": Spec((1, shape.vocabulary), shape.dtype, INPUT),
+        "slot": SCALAR,
+        "length": SCALAR,
+        "last": SCALAR,
+        "new_floats": Spec((1, len(FLOAT_COLUMNS)), "float32", INPUT),
+        "new_integers": Spec((1, len(INTEGER_COLUMNS)), "int32", INPUT),
+    }
+    if processing is not Processing.NONE:
+        inputs["new_counts"] = Spec((1, shape.vocabulary), "int32", INPUT)
 
-    def function(arguments: list[Tensor]) -> list[Tensor]:
-        rows = SlotRows(*arguments[: len(row_tensors)])
-        logits, ids, placement, floats, integers = arguments[len(row_tensors) :]
-        slot, length = placement[0:1], placement[1:2]
-        occurs = torch.arange(ids.shape[1], dtype=torch.int32, device=ids.device) < length
-        empty = torch.zeros(rows.counts.shape[1], dtype=torch.int32, device=ids.device)
-        counts = empty.scatter_add(0, ids[0].to(torch.int64), occurs.to(torch.int32)).unsqueeze(0)
-        last = torch.gather(ids, 1, (length - 1).to(torch.int64).unsqueeze(0))
-        history = History(counts, length.unsqueeze(1), last)
-        scores = process_rows(logits, history, floats.unsqueeze(0), integers.unsqueeze(0), strength)
-        chosen, logprob = choose_rows(scores, history, integers.unsqueeze(0))
-        counts = counts + one_hot(chosen, counts.shape[1])
-
-        here = torch.arange(rows.tokens.shape[0], dtype=torch.int32, device=ids.device) == slot
+    def function(given: Tensors) -> dict[str, Tensor]:
+        floats, integers, length = given["new_floats"], given["new_integers"], given["length"]
+        scores = given["logits"].to(torch.float32)
+        if processing is Processing.NONE:
+            chosen, logprob = choose_greedy(scores)
+        else:
+            history = History(given["new_counts"], length.unsqueeze(1), given["last"].unsqueeze(1))
+            scores = process_rows(scores, history, floats, integers, strength, processing)
+            chosen, logprob = choose_rows(scores, history, integers)
+        here = torch.arange(shape.slots, dtype=torch.int32, device=scores.device) == given["slot"]
         row = here.unsqueeze(1)
-        successor = SlotRows(
-            tokens=torch.where(here, chosen[:, 0], rows.tokens),
-            positions=torch.where(here, length, rows.positions),
-            floats=torch.where(row, floats, rows.floats),
-            integers=torch.where(row, integers, rows.integers),
-            counts=torch.where(row, counts, rows.counts),
-        )
-        return [*successor.flatten(), pack(chosen, logprob), scores]
+        successor = {
+            "tokens": torch.where(here, chosen[:, 0], given["tokens"]),
+            "positions": torch.where(here, length, given["positions"]),
+            "floats": torch.where(row, floats, given["floats"]),
+            "integers": torch.where(row, integers, given["integers"]),
+        }
+        if processing is not Processing.NONE:
+            counts = given["new_counts"] + one_hot(chosen, shape.vocabulary)
+            successor["counts"] = torch.where(row, counts, given["counts"])
+        return {**successor, "chosen": pack(chosen, logprob), "scores": scores}
 
-    return Program(function, [*row_tensors, *inputs], len(row_tensors))
+    return Program(f"admit {processing.name.lower()}", function, {**rows, **inputs})
 
 
-def forward(
-    model: nn.Module, cache: list[Tensor], rows: SlotRows, seen_length: int, adapters: list[Tensor]
-) -> Program:
+def forward(model: Any, shape: BatchShape, seen_length: int) -> Program:
     """Feeds each slot's last token through the model.
 
     Args:
         seen_length: attention reads this many positions of the cache; every live position must be below it.
-        adapters: empty, or for an AdaptedModel one tensor, [slots] int32, the index of each slot's adapter.
 
-    The function returns the cache and the logits, [slots, vocabulary].
+    It takes the cache and, unchanged, `tokens`, `positions` and for a model with adapters `adapters` [slots] int32; it
+    returns the cache and `logits`, [slots, vocabulary].
     """
+    cache, rows = shape.cache(), shape.rows()
+    read = {"tokens": rows["tokens"], "positions": rows["positions"]}
+    if shape.adapters:
+        read["adapters"] = Spec((shape.slots,), "int32", STATE)
 
-    def function(arguments: list[Tensor]) -> list[Tensor]:
-        old, (tokens, positions, *adapters) = arguments[: len(cache)], arguments[len(cache) :]
-        layers = slot_cache(old, DecodeStep(positions, seen_length))
+    def function(given: Tensors) -> dict[str, Tensor]:
+        positions = given["positions"]
+        layers = slot_cache([given[name] for name in cache], DecodeAccess(positions, seen_length))
         logits = model(
-            input_ids=tokens.unsqueeze(1),
+            input_ids=given["tokens"].unsqueeze(1),
             position_ids=positions.unsqueeze(1),
             past_key_values=layers,
             use_cache=True,
-            **adapter_inputs(adapters),
+            **({"adapters": given["adapters"]} if shape.adapters else {}),
         ).logits[:, -1]
-        return [*successors(layers), logits]
+        return {**dict(zip(cache, successors(layers), strict=True)), "logits": logits}
 
-    return Program(function, [*cache, rows.tokens, rows.positions, *adapters], len(cache))
+    return Program(f"forward {seen_length}", function, {**cache, **read})
 
 
-def constrain(logits: Tensor, allowed: Tensor) -> Program:
-    """Keeps all tokens but the allowed ones from being chosen; see `mask_disallowed`.
+def constrain(shape: BatchShape, rows: int) -> Program:
+    """Keeps all tokens but the allowed ones from being chosen, see `mask_disallowed`.
 
-    The function returns the logits, [rows, vocabulary].
+    It takes `logits` [rows, vocabulary] and `allowed` [rows, words] int32, and returns `logits`.
     """
+    arguments = {
+        "logits": Spec((rows, shape.vocabulary), shape.dtype, INPUT),
+        "allowed": Spec((rows, words(shape.vocabulary)), "int32", INPUT),
+    }
 
-    def function(arguments: list[Tensor]) -> list[Tensor]:
-        logits, allowed = arguments
-        return [mask_disallowed(logits, allowed)]
+    def function(given: Tensors) -> dict[str, Tensor]:
+        return {"constrained": mask_disallowed(given["logits"], given["allowed"])}
 
-    return Program(function, [logits, allowed], 0)
+    return Program(f"constrain {rows}", function, arguments)
 
 
-def choose_next(
-    rows: SlotRows, logits: Tensor, length: int, processing: Processing, strength: WatermarkStrength
-) -> Program:
+def choose_next(shape: BatchShape, processing: Processing, strength: WatermarkStrength) -> Program:
     """Chooses the next token of each slot and moves on.
 
     Args:
-        logits: [slots, vocabulary].
-        length: of a slot.
         processing: what the most demanding live slot needs. With NONE, `counts` are not kept up to date: then no
-            live slot has penalties, and a slot gets its counts when it is admitted.
+            live slot has penalties, and a slot that has gets its counts when it is admitted.
 
-    The function returns the rows, the choices, [slots, 2], and the processed scores, [slots, vocabulary].
+    It takes the rows and `logits` [slots, vocabulary]; it returns the rows that change, `chosen` [slots, 2] and the
+    processed `scores` [slots, vocabulary].
     """
-    row_tensors = rows.flatten()
+    rows = shape.rows()
+    if processing is Processing.NONE:
+        rows = {name: rows[name] for name in ("tokens", "positions")}
+    logits = {"logits": Spec((shape.slots, shape.vocabulary), shape.dtype, INPUT)}
 
-    def function(arguments: list[Tensor]) -> list[Tensor]:
-        *row_arguments, logits = arguments
-        rows = SlotRows(*row_arguments)
-        counts = rows.counts
-        scores = logits.to(torch.float32)
+    def function(given: Tensors) -> dict[str, Tensor]:
+        scores = given["logits"].to(torch.float32)
+        successor = {}
         if processing is Processing.NONE:
             chosen, logprob = choose_greedy(scores)
         else:
-            history = History(counts, (rows.positions + 1).unsqueeze(1), rows.tokens.unsqueeze(1))
-            scores = process_rows(logits, history, rows.floats, rows.integers, strength, processing)
-            chosen, logprob = choose_rows(scores, history, rows.integers)
-            counts = counts + one_hot(chosen, counts.shape[1])
-        successor = SlotRows(
-            tokens=chosen[:, 0],
+            counts, integers = given["counts"], given["integers"]
+            history = History(counts, (given["positions"] + 1).unsqueeze(1), given["tokens"].unsqueeze(1))
+            scores = process_rows(scores, history, given["floats"], integers, strength, processing)
+            chosen, logprob = choose_rows(scores, history, integers)
+            successor["counts"] = counts + one_hot(chosen, shape.vocabulary)
+        successor |= {
+            "tokens": chosen[:, 0],
             # A slot that is not live goes on computing into its own last place, which no request reads.
-            positions=torch.clamp(rows.positions + 1, max=length - 1),
-            floats=rows.floats,
-            integers=rows.integers,
-            counts=counts,
-        )
-        return [*successor.flatten(), pack(chosen, logprob), scores]
+            "positions": torch.clamp(given["positions"] + 1, max=shape.length - 1),
+        }
+        return {**successor, "chosen": pack(chosen, logprob), "scores": scores}
 
-    return Program(function, [*row_tensors, logits], len(row_tensors))
+    return Program(f"choose {processing.name.lower()}", function, {**rows, **logits})
 
 
-def rank_tokens(scores: Tensor) -> Program:
-    """Finds the best tokens of each row of processed scores.
+def rank_tokens(shape: BatchShape, rows: int) -> Program:
+    """Finds the best tokens of each row of processed `scores` [rows, vocabulary].
 
-    The function returns [rows, 2 * MAX_RANKED]: tokens, best first, then their logprobs.
+    It returns `ranked` [rows, 2 * MAX_RANKED]: tokens, best first, then their logprobs.
     """
 
-    def function(arguments: list[Tensor]) -> list[Tensor]:
-        tokens, logprobs = rank(arguments[0], MAX_RANKED)
-        return [torch.cat([tokens.to(torch.float32), logprobs], dim=1)]
+    def function(given: Tensors) -> dict[str, Tensor]:
+        tokens, logprobs = rank(given["scores"], MAX_RANKED)
+        return {"ranked": torch.cat([tokens.to(torch.float32), logprobs], dim=1)}
 
-    return Program(function, [scores], 0)
+    return Program(f"rank {rows}", function, {"scores": Spec((rows, shape.vocabulary), "float32", INPUT)})
 
 
-def score_prompt(model: nn.Module, layers: int, ids: Tensor, adapters: list[Tensor]) -> Program:
+def score_prompt(model: Any, shape: BatchShape, bucket: int) -> Program:
     """Finds the logprob of each token of a prompt, given those before it. It touches no state.
 
-    Args:
-        ids: [1, bucket] int32, padded at the end; what it returns for padding means nothing.
-        adapters: as for `prefill`.
-
-    The function returns [bucket - 1]: the logprobs of tokens 1, 2, ...
+    It takes `ids` [1, bucket] int32, padded at the end, and `adapter` as `prefill`; it returns `logprobs` [bucket - 1],
+    of tokens 1, 2, ...; those of padding mean nothing. Logits are made for HEAD_BLOCK rows at a time.
     """
+    inputs = {"ids": Spec((1, bucket), "int32", INPUT)}
+    if shape.adapters:
+        inputs["adapter"] = SCALAR
 
-    def function(arguments: list[Tensor]) -> list[Tensor]:
-        ids, *adapters = arguments
-        logits = model(
+    def function(given: Tensors) -> dict[str, Tensor]:
+        ids = given["ids"]
+        adapters = {"adapters": given["adapter"]} if shape.adapters else {}
+        hidden = model.base_model(
             input_ids=ids,
-            position_ids=torch.arange(ids.shape[1], dtype=torch.int32, device=ids.device).unsqueeze(0),
-            past_key_values=slot_cache([ids] * (2 * layers), ProbeStep()),
+            position_ids=torch.arange(bucket, dtype=torch.int32, device=ids.device).unsqueeze(0),
+            past_key_values=slot_cache([ids] * (2 * len(shape.layers)), ProbeAccess()),
             use_cache=True,
-            **adapter_inputs(adapters),
-        ).logits[0, :-1]
-        scores = logits.to(torch.float32)
-        chosen = torch.gather(scores, 1, ids[0, 1:].to(torch.int64).unsqueeze(1))
-        return [chosen[:, 0] - torch.logsumexp(scores, dim=-1)]
+            **adapters,
+        ).last_hidden_state
+        found = []
+        for start in range(0, bucket - 1, HEAD_BLOCK):
+            end = min(start + HEAD_BLOCK, bucket - 1)
+            scores = model.logits_of(hidden[:, start:end], **adapters)[0].to(torch.float32)
+            chosen = torch.gather(scores, 1, ids[0, start + 1 : end + 1].to(torch.int64).unsqueeze(1))
+            found.append(chosen[:, 0] - torch.logsumexp(scores, dim=-1))
+        return {"logprobs": torch.cat(found)}
 
-    return Program(function, [ids, *adapters], 0)
+    return Program(f"score prompt {bucket}", function, inputs)
+
+
+SCALAR = Spec((1,), "int32", INPUT)
 
 
 def process_rows(

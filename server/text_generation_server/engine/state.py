@@ -1,116 +1,111 @@
-"""Everything that lives on the device between two programs."""
+"""Everything that lives on the device between two programs. Shapes and host values; no torch here."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from text_generation_server.engine.layout import CacheLayout
+from text_generation_server.engine.program import STATE, Spec
 from text_generation_server.sampling.parameters import SamplingParameters
 
-# Columns of DecodeState.floats and DecodeState.integers: a request's sampling parameters, one row per slot.
+# Columns of the rows `floats` and `integers`: a request's sampling parameters, one row per slot.
 FLOAT_COLUMNS = ("temperature", "top_p", "typical_p", "repetition_penalty", "frequency_penalty")
 INTEGER_COLUMNS = ("top_k", "samples", "watermark", "seed_low", "seed_high")
 
+HeadsAndDim = tuple[int, int]
 
-@dataclass
-class SlotRows:
-    """What a slot needs beside its cache, one row per slot.
-
-    Attributes:
-        tokens: [slots] int32, the last chosen token, not yet in the cache.
-        positions: [slots] int32, where that token goes.
-        floats: [slots, len(FLOAT_COLUMNS)] float32.
-        integers: [slots, len(INTEGER_COLUMNS)] int32.
-        counts: [slots, vocabulary] int32, how often each token occurs in prompt and output; not kept up to date
-            while no live slot needs it, see `programs.choose_next`.
-    """
-
-    tokens: Tensor
-    positions: Tensor
-    floats: Tensor
-    integers: Tensor
-    counts: Tensor
-
-    def flatten(self) -> list[Tensor]:
-        return [self.tokens, self.positions, self.floats, self.integers, self.counts]
-
-
-@dataclass
-class DecodeState:
-    """The decode state of a static batch. Programs take it, or a part of it, and return its successor.
-
-    Attributes:
-        cache: keys and values of layer 0, keys and values of layer 1, ...; [slots, length, ...] each, see
-            `layout`. A forward meets them in this order, and the compiler pairs a donated buffer with the output
-            of equal size by order: so each becomes its own successor.
-    """
-
-    cache: list[Tensor]
-    rows: SlotRows
-
-    def flatten(self) -> list[Tensor]:
-        return [*self.cache, *self.rows.flatten()]
-
-    @staticmethod
-    def unflatten(tensors: list[Tensor]) -> "DecodeState":
-        """The inverse of `flatten`."""
-        return DecodeState(tensors[:-5], SlotRows(*tensors[-5:]))
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int32": 4}
 
 
 @dataclass(frozen=True)
-class CacheShape:
-    """The shape of the KV cache of one model; sizes may differ between layers and between keys and values.
+class BatchShape:
+    """The static shape of a batch, and how its cache lies.
 
     Attributes:
-        layers: per layer, ((key_heads, key_dim), (value_heads, value_dim)).
+        slots: number of rows.
+        length: tokens of a slot.
+        vocabulary: of the logits.
+        layers: per layer of the model, ((key_heads, key_dim), (value_heads, value_dim)).
+        layout: of the cache on the device.
+        dtype: of the cache and of logits, as Spec has it.
+        adapters: the model takes the index of an adapter for each row.
     """
 
-    layers: tuple[tuple[tuple[int, int], tuple[int, int]], ...]
+    slots: int
+    length: int
+    vocabulary: int
+    layers: tuple[tuple[HeadsAndDim, HeadsAndDim], ...]
+    layout: CacheLayout
+    dtype: str
+    adapters: bool = False
 
+    def cache(self) -> dict[str, Spec]:
+        """Keys and values of each layer in turn, [slots, length, ...], see `layout`.
 
-def initial_state(
-    shape: CacheShape,
-    layout: CacheLayout,
-    slots: int,
-    length: int,
-    vocabulary: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> DecodeState:
-    """An empty state. Tensors are made on the host and sent, so that no program has to fill them."""
-
-    def cache(layout: CacheLayout, heads_and_dim: tuple[int, int]) -> Tensor:
-        return torch.zeros((slots, length, *layout.shape(*heads_and_dim)), dtype=dtype).to(device)
-
-    neutral = SamplingParameters()
-    return DecodeState(
-        cache=[
+        A forward meets them in this order, and the compiler pairs a donated buffer with the output of equal size by
+        order: so each becomes its own successor.
+        """
+        specs = {}
+        for index, (keys, values) in enumerate(self.layers):
             # Attention over lanes takes the size of a value's heads from the queries, and so from the keys.
-            cache(layout if keys == values else CacheLayout.HEADS, heads_and_dim)
-            for keys, values in shape.layers
-            for heads_and_dim in (keys, values)
-        ],
-        rows=SlotRows(
-            tokens=torch.zeros(slots, dtype=torch.int32).to(device),
-            positions=torch.zeros(slots, dtype=torch.int32).to(device),
-            floats=float_parameters(neutral).expand(slots, -1).contiguous().to(device),
-            integers=integer_parameters(neutral).expand(slots, -1).contiguous().to(device),
-            counts=torch.zeros((slots, vocabulary), dtype=torch.int32).to(device),
-        ),
-    )
+            layout = self.layout if keys == values else CacheLayout.HEADS
+            for name, heads_and_dim in (("keys", keys), ("values", values)):
+                dimensions = (self.slots, self.length, *layout.shape(*heads_and_dim))
+                specs[f"{name}.{index}"] = Spec(dimensions, self.dtype, STATE)
+        return specs
+
+    def rows(self) -> dict[str, Spec]:
+        """What a slot needs beside its cache, one row per slot.
+
+        tokens [slots]: the last chosen token, not yet in the cache; positions [slots]: where that token goes; floats
+        and integers: the columns above; counts [slots, vocabulary]: how often each token occurs in prompt and output,
+        not kept up to date while no live slot needs it, see `programs.choose_next`.
+        """
+        return {
+            "tokens": Spec((self.slots,), "int32", STATE),
+            "positions": Spec((self.slots,), "int32", STATE),
+            "floats": Spec((self.slots, len(FLOAT_COLUMNS)), "float32", STATE),
+            "integers": Spec((self.slots, len(INTEGER_COLUMNS)), "int32", STATE),
+            "counts": Spec((self.slots, self.vocabulary), "int32", STATE),
+        }
+
+    def position_bytes(self) -> int:
+        """Keys and values of one token in all layers."""
+        return sum(math.prod(spec.shape[2:]) * ITEM_BYTES[spec.dtype] for spec in self.cache().values())
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "layout": self.layout.value}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> "BatchShape":
+        layers = tuple((tuple(keys), tuple(values)) for keys, values in data["layers"])
+        return BatchShape(**{**data, "layout": CacheLayout(data["layout"]), "layers": layers})
 
 
-def float_parameters(sampling: SamplingParameters) -> Tensor:
-    """[len(FLOAT_COLUMNS)] float32 on the host."""
-    return torch.tensor([getattr(sampling, name) for name in FLOAT_COLUMNS], dtype=torch.float32)
+def initial_rows(shape: BatchShape) -> dict[str, NDArray[Any]]:
+    """Rows of slots that nobody has used, on the host."""
+    neutral = SamplingParameters()
+    rows: dict[str, NDArray[Any]] = {
+        name: np.zeros(spec.shape, dtype=spec.dtype) for name, spec in shape.rows().items()
+    }
+    rows["floats"][:] = float_parameters(neutral)
+    rows["integers"][:] = integer_parameters(neutral)
+    return rows
 
 
-def integer_parameters(sampling: SamplingParameters) -> Tensor:
-    """[len(INTEGER_COLUMNS)] int32 on the host; the seed's halves are kept bit by bit."""
+def float_parameters(sampling: SamplingParameters) -> NDArray[np.float32]:
+    """[1, len(FLOAT_COLUMNS)]."""
+    return np.array([[getattr(sampling, name) for name in FLOAT_COLUMNS]], dtype=np.float32)
+
+
+def integer_parameters(sampling: SamplingParameters) -> NDArray[np.int32]:
+    """[1, len(INTEGER_COLUMNS)]; the seed's halves are kept bit by bit."""
     low, high = sampling.seed & 0xFFFFFFFF, sampling.seed >> 32
     values = (sampling.top_k, int(sampling.samples), int(sampling.watermark), as_signed(low), as_signed(high))
-    return torch.tensor(values, dtype=torch.int32)
+    return np.array([values], dtype=np.int32)
 
 
 def as_signed(bits: int) -> int:

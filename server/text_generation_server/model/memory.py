@@ -1,10 +1,14 @@
 """How much memory a static batch takes, and which batches fit. Pure arithmetic, for the shard and for `--dry-run`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-SPARE = 0.1
-"""Part of the memory that is left to programs and intermediate results. `make tpu-check` (docs/performance.md) sees
-7 % at most for a whole model; a machine's own use is not in it."""
+PROGRAMS_GUESS = 0.1
+"""Part of the memory that is left to programs and their intermediate results as long as nothing is compiled."""
+
+RESERVE = 0.02
+"""Part of the memory that stays free beside compiled programs: what requests send, and what the device itself needs."""
+
+LARGEST_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -15,11 +19,16 @@ class MemoryNeed:
         weights: all parameters, adapters too.
         position: keys and values of one token in all layers.
         slot: what a slot takes beside its cache: the counts of each token of the vocabulary.
+        programs: the code of all compiled programs, and the largest intermediate results of one; None: not known yet.
     """
 
     weights: int
     position: int
     slot: int
+    programs: int | None = None
+
+    def with_programs(self, size: int) -> "MemoryNeed":
+        return replace(self, programs=size)
 
     def cache(self, batch_size: int, length: int) -> int:
         """Keys and values of the whole batch."""
@@ -28,9 +37,15 @@ class MemoryNeed:
     def total(self, batch_size: int, length: int) -> int:
         return self.weights + self.cache(batch_size, length) + batch_size * self.slot
 
+    def usable(self, memory: int) -> int:
+        """What of the memory weights and batch may take."""
+        if self.programs is None:
+            return int(memory * (1 - PROGRAMS_GUESS))
+        return int(memory * (1 - RESERVE)) - self.programs
+
     def fits(self, memory: int, batch_size: int, length: int) -> bool:
-        """Whether it fits in so much memory, with SPARE left."""
-        return self.total(batch_size, length) <= usable(memory)
+        """Whether it fits in so much memory beside the programs."""
+        return self.total(batch_size, length) <= self.usable(memory)
 
     def refusal(self, memory: int | None, batch_size: int, length: int) -> str:
         """Why it does not fit, and what would; `memory`: what there is for all of it, None if nobody knows."""
@@ -38,6 +53,8 @@ class MemoryNeed:
             f"HF_BATCH_SIZE={batch_size} and HF_SEQUENCE_LENGTH={length} need "
             f"{gibibytes(self.cache(batch_size, length))} of KV cache beside {gibibytes(self.weights)} of weights"
         )
+        if self.programs is not None:
+            asked += f" and {gibibytes(self.programs)} for programs and their intermediate results"
         if memory is None or self.fits(memory, batch_size, length):
             return f"{asked}, which does not fit in the memory of the device: lower one of the two numbers"
         batch, longest = self.largest_batch(memory, length), self.largest_length(memory, batch_size)
@@ -46,20 +63,16 @@ class MemoryNeed:
         advice = (
             " or ".join(fitting) or "HF_BATCH_SIZE=1 and a shorter HF_SEQUENCE_LENGTH, or a smaller model,"
         )
-        return f"{asked}, and the device has {gibibytes(memory)} for both: {advice} would fit"
+        return f"{asked}, and the device has {gibibytes(memory)} for all of it: {advice} would fit"
 
     def largest_batch(self, memory: int, length: int) -> int:
         """The most slots of this length that fit; 0 if not even one does."""
-        return max(0, (usable(memory) - self.weights) // (length * self.position + self.slot))
+        return max(0, (self.usable(memory) - self.weights) // (length * self.position + self.slot))
 
     def largest_length(self, memory: int, batch_size: int) -> int:
         """The longest slots of which so many fit; 0 if there is no room for two tokens."""
-        length = ((usable(memory) - self.weights) // batch_size - self.slot) // self.position
+        length = ((self.usable(memory) - self.weights) // batch_size - self.slot) // self.position
         return length if length >= 2 else 0
-
-
-def usable(memory: int) -> int:
-    return int(memory * (1 - SPARE))
 
 
 def gibibytes(size: int) -> str:

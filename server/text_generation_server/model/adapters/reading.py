@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes  # noqa: F401 - makes numpy know bfloat16 by its name
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
+from safetensors.numpy import load_file
 
 from text_generation_server.errors import InvalidSettingError
 
@@ -63,8 +65,8 @@ class LowRankUpdate:
         up: [outputs, rank] float32, PEFT's B times the adapter's scale.
     """
 
-    down: Tensor
-    up: Tensor
+    down: NDArray[np.float32]
+    up: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,11 @@ class Adapter:
 
     name: str
     updates: dict[str, LowRankUpdate]
-    weights: dict[str, Tensor]
+    weights: dict[str, NDArray[Any]]
 
     @property
     def largest_rank(self) -> int:
-        return max(update.down.shape[0] for update in self.updates.values())
+        return max(int(update.down.shape[0]) for update in self.updates.values())
 
 
 def refusal(name: str, reason: str) -> InvalidSettingError:
@@ -103,11 +105,11 @@ def read_adapter(name: str, directory: Path) -> Adapter:
         tensors = load_file(directory / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise refusal(name, f"{directory / WEIGHTS} cannot be read: {error}") from error
-    halves: dict[str, dict[str, Tensor]] = {}
-    weights: dict[str, Tensor] = {}
+    halves: dict[str, dict[str, NDArray[Any]]] = {}
+    weights: dict[str, NDArray[Any]] = {}
     for tensor_name, tensor in tensors.items():
         if half := HALF_NAME.fullmatch(tensor_name):
-            halves.setdefault(half["module"], {})[half["half"]] = tensor.float()
+            halves.setdefault(half["module"], {})[half["half"]] = tensor.astype(np.float32)
         elif copy := COPY_NAME.fullmatch(tensor_name):
             weights[f"{copy['module']}.weight"] = tensor
         else:
@@ -177,7 +179,7 @@ def read_config(name: str, directory: Path) -> dict[str, Any]:
     return config
 
 
-def update(name: str, module: str, half: dict[str, Tensor], config: dict[str, Any]) -> LowRankUpdate:
+def update(name: str, module: str, half: dict[str, NDArray[Any]], config: dict[str, Any]) -> LowRankUpdate:
     """Both halves of one update, with PEFT's scale: alpha / rank, or alpha / sqrt(rank) with rsLoRA.
 
     Raises:
@@ -194,8 +196,8 @@ def update(name: str, module: str, half: dict[str, Tensor], config: dict[str, An
         )
     rank = down.shape[0]
     scale = alpha(module, config) / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    scaled = LowRankUpdate(down, up * scale)
-    if not (down.isfinite().all() and scaled.up.isfinite().all()):
+    scaled = LowRankUpdate(down, up * np.float32(scale))
+    if not (np.isfinite(down).all() and np.isfinite(scaled.up).all()):
         # The rows of all adapters pass through one multiplication, and zero times infinity is not zero.
         raise refusal(name, f"{module} has values that are infinite or NaN. The training went wrong")
     return scaled

@@ -8,105 +8,110 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+import numpy as np
+from numpy.typing import NDArray
 
+from text_generation_server.engine.slot_adapters import BASE
 from text_generation_server.model.adapters.reading import Adapter, refusal
+from text_generation_server.model.checkpoint import Checkpoint
+from text_generation_server.model.description import ModelDescription
 
 ANOTHER = "Use an adapter that was trained on this model"
-
-BASE = 0
-"""The index of a row without an adapter. The adapters follow, in their order."""
 
 
 @dataclass(frozen=True)
 class LayerStack:
-    """The updates of one linear layer.
+    """The updates of one linear layer, on the host.
 
     Attributes:
         down: [inputs, ranks], the model's dtype. This layout is the one that XLA on the CPU multiplies fast, as
-            in `engine.weights`.
+            in `model.linear`.
         up: [ranks, outputs], the same dtype.
         owners: [ranks] int32, the index of the adapter to which each place belongs.
     """
 
-    down: Tensor
-    up: Tensor
-    owners: Tensor
-
-    def to(self, device: torch.device) -> "LayerStack":
-        return LayerStack(self.down.to(device), self.up.to(device), self.owners.to(device))
+    down: NDArray[Any]
+    up: NDArray[Any]
+    owners: NDArray[np.int32]
 
     @property
     def nbytes(self) -> int:
         return self.down.nbytes + self.up.nbytes + self.owners.nbytes
 
+    def named(self, layer: str) -> dict[str, NDArray[Any]]:
+        """By the names that the programs know them by."""
+        return {f"lora.{layer}.{part}": getattr(self, part) for part in ("down", "up", "owners")}
 
-def stack_adapters(model: Any, adapters: Sequence[Adapter], dtype: torch.dtype) -> dict[str, LayerStack]:
-    """The stacks of all layers that an adapter changes, by the layer's name.
 
-    Args:
-        model: on the host, as transformers loaded it.
-
-    Raises:
-        InvalidSettingError: an adapter does not fit the model.
-    """
-    for adapter in adapters:
-        check_fit(model, adapter, dtype)
+def ranks(adapters: Sequence[Adapter]) -> dict[str, int]:
+    """Of each linear layer that an adapter changes, the ranks of all adapters together."""
     changed = dict.fromkeys(name for adapter in adapters for name in adapter.updates)
-    return {name: stack_layer(name, adapters, dtype) for name in changed}
+    return {
+        name: sum(adapter.updates[name].down.shape[0] for adapter in adapters if name in adapter.updates)
+        for name in changed
+    }
 
 
-def check_fit(model: Any, adapter: Adapter, dtype: torch.dtype) -> None:
+def stack_adapters(adapters: Sequence[Adapter], dtype: str) -> dict[str, LayerStack]:
+    """The stacks of all layers that an adapter changes, by the layer's name. Call `check_fit` before."""
+    return {name: stack_layer(name, adapters, dtype) for name in ranks(adapters)}
+
+
+def check_fit(
+    description: ModelDescription, checkpoint: Checkpoint, adapters: Sequence[Adapter], dtype: str
+) -> None:
     """InvalidSettingError if an adapter changes what the model does not have, or more than its linear layers."""
-    layers = dict(model.named_modules())
+    for adapter in adapters:
+        check_updates(description, adapter, dtype)
+        check_weights(description, checkpoint, adapter, dtype)
+
+
+def check_updates(description: ModelDescription, adapter: Adapter, dtype: str) -> None:
     for name, update in adapter.updates.items():
-        if name not in layers:
-            raise refusal(adapter.name, f"{type(model).__name__} has no {name}. {ANOTHER}")
-        shape = linear_shape(layers[name])
-        if shape is None:
-            raise refusal(
-                adapter.name, f"{name} is of type {type(layers[name]).__name__}, not a linear layer"
-            )
+        module = description.modules.get(name)
+        if module is None:
+            raise refusal(adapter.name, f"{description.model_class} has no {name}. {ANOTHER}")
+        if module.linear is None:
+            raise refusal(adapter.name, f"{name} is of type {module.type}, not a linear layer")
         given = update.down.shape[1], update.up.shape[0]
-        if given != shape:
+        if given != module.linear:
+            inputs, outputs = module.linear
             raise refusal(
                 adapter.name,
-                f"{name} maps {shape[0]} values to {shape[1]}, and the adapter {given[0]} to {given[1]}. {ANOTHER}",
+                f"{name} maps {inputs} values to {outputs}, and the adapter {given[0]} to {given[1]}. {ANOTHER}",
             )
-        if not all(half.to(dtype).isfinite().all() for half in (update.down, update.up)):
+        with np.errstate(over="ignore"):
+            halves = [half.astype(dtype).astype(np.float32) for half in (update.down, update.up)]
+        if not all(np.isfinite(half).all() for half in halves):
             raise refusal(
                 adapter.name, f"{name} has values beyond the range of {dtype}. Use --dtype bfloat16"
             )
-    weights = dict(model.named_parameters(remove_duplicate=False))
-    for name, weight in adapter.weights.items():
-        if name not in weights or not torch.equal(weight.to(dtype), weights[name]):
-            raise refusal(
-                adapter.name,
-                f"it has a {name} of its own, which differs from the model's. Train it without modules_to_save, "
-                "and without new tokens",
-            )
 
 
-def linear_shape(layer: nn.Module) -> tuple[int, int] | None:
-    """Inputs and outputs of a linear layer, GPT-2's transposed kind included; None for other layers."""
-    if isinstance(layer, nn.Linear):
-        return layer.in_features, layer.out_features
-    if isinstance(layer, Conv1D):
-        return layer.nx, layer.nf
-    return None
+def check_weights(
+    description: ModelDescription, checkpoint: Checkpoint, adapter: Adapter, dtype: str
+) -> None:
+    """Copies of the model's own weights, which PEFT saves with some adapters, must be what they are copies of."""
+    with checkpoint.opened() as tensors:
+        for name, values in adapter.weights.items():
+            source = description.sources.get(name)
+            if source is None or not np.array_equal(values.astype(dtype), tensors.read(source).astype(dtype)):
+                raise refusal(
+                    adapter.name,
+                    f"it has a {name} of its own, which differs from the model's. Train it without modules_to_save, "
+                    "and without new tokens",
+                )
 
 
-def stack_layer(name: str, adapters: Sequence[Adapter], dtype: torch.dtype) -> LayerStack:
+def stack_layer(name: str, adapters: Sequence[Adapter], dtype: str) -> LayerStack:
     updates = [
         (index, adapter.updates[name])
         for index, adapter in enumerate(adapters, start=BASE + 1)
         if name in adapter.updates
     ]
-    owners = [torch.full((update.down.shape[0],), index) for index, update in updates]
+    owners = [np.full(update.down.shape[0], index, dtype=np.int32) for index, update in updates]
     return LayerStack(
-        down=torch.cat([update.down for _, update in updates]).t().to(dtype).contiguous(),
-        up=torch.cat([update.up for _, update in updates], dim=1).t().to(dtype).contiguous(),
-        owners=torch.cat(owners).to(torch.int32),
+        down=np.ascontiguousarray(np.concatenate([update.down for _, update in updates]).T, dtype=dtype),
+        up=np.ascontiguousarray(np.concatenate([update.up for _, update in updates], axis=1).T, dtype=dtype),
+        owners=np.concatenate(owners),
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from text_generation_server.engine.contract import Engine
+from text_generation_server.engine.contract import ChosenTokens, Engine
 from text_generation_server.sampling.parameters import SamplingParameters
 
 
@@ -13,6 +13,12 @@ class Run:
     slot: int
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+
+    def take(self, chosen: ChosenTokens) -> None:
+        """Keeps what was chosen for this slot."""
+        for token in chosen[self.slot]:
+            self.tokens.append(token.token_id)
+            self.logprobs.append(token.logprob)
 
 
 class Driver:
@@ -29,17 +35,17 @@ class Driver:
         sampling: SamplingParameters | None = None,
         adapter: str | None = None,
     ) -> Run:
-        chosen = self.engine.prefill(slot, prompt, sampling or SamplingParameters(), adapter=adapter).read()
-        run = Run(slot, list(chosen.token_ids), list(chosen.logprobs))
+        pending = self.engine.prefill(slot, prompt, sampling or SamplingParameters(), adapter=adapter)
+        run = Run(slot)
+        run.take(pending.read())
         self.running[slot] = run
         return run
 
     def step(self, count: int = 1) -> None:
         for _ in range(count):
-            chosen = self.engine.decode().read()
-            for slot, run in self.running.items():
-                run.tokens.append(chosen.token_ids[slot])
-                run.logprobs.append(chosen.logprobs[slot])
+            chosen = self.engine.start_step().choose().read()
+            for run in self.running.values():
+                run.take(chosen)
 
     def leave(self, slot: int) -> None:
         self.engine.release(slot)

@@ -1,30 +1,15 @@
-"""The free memory of the device, as far as it can be known."""
+"""The free memory of the host, which is also that of XLA's CPU device."""
 
 from pathlib import Path
-
-import torch_xla.core.xla_model as xm
-from torch_xla import runtime
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_memory() -> int | None:
-    """Bytes that can still be allocated on the device; None if it does not tell.
-
-    XLA's CPU device has the host's memory: what the kernel can give without swapping, or what is left to this
-    container if that is less.
-    """
-    if runtime.device_type() == "CPU":
-        return min(
-            (size for size in (host_memory(MEMINFO), container_memory(CGROUP)) if size is not None),
-            default=None,
-        )
-    try:
-        info = xm.get_memory_info()
-        return int(info["bytes_limit"]) - int(info["bytes_used"])
-    except (RuntimeError, KeyError):
-        return None
+    """Bytes: what the kernel can give without swapping, or what is left to this container if that is less."""
+    sizes = [size for size in (host_memory(MEMINFO), container_memory(CGROUP)) if size is not None]
+    return min(sizes, default=None)
 
 
 def host_memory(meminfo: Path) -> int | None:

@@ -1,0 +1,77 @@
+"""Outcomes on their way from the device to the host."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from text_generation_server.engine.contract import ChosenToken, ChosenTokens, RankedTokens
+from text_generation_server.engine.device import Buffer, Device
+from text_generation_server.engine.watch import DeviceWatch
+
+LOWEST = float(np.finfo(np.float32).min)
+"""What recorded programs make of the maximum of nothing but -inf."""
+
+
+class PendingRows:
+    """The result of a choice that may still be computed; see `contract.PendingOutput`.
+
+    Attributes:
+        packed: on the device, see `programs.pack`.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        watch: DeviceWatch,
+        packed: Buffer,
+        ranked: Buffer | None,
+        rows: Sequence[tuple[int, int, bool]],
+    ) -> None:
+        """`rows`: for each slot that was live, the slot, its row in the results, and whether it wants alternatives."""
+        self.packed = packed
+        self._device = device
+        self._watch = watch
+        self._ranked = ranked
+        self._rows: Sequence[tuple[int, int, bool]] | None = rows
+        device.start_reading(packed)
+        if ranked is not None:
+            device.start_reading(ranked)
+
+    def read(self) -> ChosenTokens:
+        if self._rows is None:
+            raise RuntimeError("The outcome of a program may be read once; it was read before.")
+        rows, self._rows = self._rows, None
+        with self._watch.waiting():
+            packed = self._device.read(self.packed)
+            ranked = None if self._ranked is None else self._device.read(self._ranked)
+        self.packed = self._ranked = None
+        # Two calls for all rows: a conversion of each number by itself would cost more than the rest.
+        token_ids, logprobs = packed[:, 0].astype(np.int64).tolist(), packed[:, 1].tolist()
+        return {
+            slot: (
+                chosen_token(
+                    token_ids[row], logprobs[row], ranked[row] if wants and ranked is not None else None
+                ),
+            )
+            for slot, row, wants in rows
+        }
+
+
+def chosen_token(token_id: int, logprob: float, row: NDArray[np.float32] | None) -> ChosenToken:
+    """`row`: of `programs.rank_tokens`, if the slot wants alternatives."""
+    if row is None:
+        return ChosenToken(token_id, logprob)
+    ranked = ranked_tokens(row)
+    if token_id in ranked.token_ids:
+        # Two programs may round the same logprob differently, and a client would see both.
+        logprob = ranked.logprobs[ranked.token_ids.index(token_id)]
+    return ChosenToken(token_id, logprob, ranked)
+
+
+def ranked_tokens(row: NDArray[np.float32]) -> RankedTokens:
+    """A row of `programs.rank_tokens`, without the places that hold no token."""
+    half = len(row) // 2
+    # The places without a token come last.
+    count = int(np.count_nonzero(row[half:] > LOWEST))
+    return RankedTokens(row[:count].astype(np.int64).tolist(), row[half : half + count].tolist())

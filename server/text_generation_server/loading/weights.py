@@ -1,0 +1,65 @@
+"""Weights on their way from a checkpoint's files to the devices, one tensor at a time.
+
+On the host there is never more than the tensor that is read and its converted copy; on a CPU, which is the device, the
+converted copy stays.
+"""
+
+import time
+
+import numpy as np
+from loguru import logger
+
+from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.model.checkpoint import Checkpoint
+from text_generation_server.model.description import ModelDescription
+from text_generation_server.runtime.mesh import Buffer, DeviceMesh
+
+NUMBERS = ("F64", "F32", "F16", "BF16")
+"""What a weight may be stored as, in the words of safetensors."""
+
+PROGRESS_SECONDS = 5.0
+
+
+def check_tensors(description: ModelDescription, checkpoint: Checkpoint) -> None:
+    """Raises UnsupportedModelError for the first tensor whose shape or dtype does not fit; reads no values."""
+    for name, weight in description.weights.items():
+        wanted = tuple(reversed(weight.shape)) if weight.transposed else weight.shape
+        given, kind = checkpoint.shapes[weight.source], checkpoint.kind(weight.source)
+        if given != wanted:
+            raise UnsupportedModelError(
+                f"the weights in {checkpoint.directory} do not fit config.json: {weight.source} has the shape "
+                f"{list(given)}, and {description.model_class} needs {list(wanted)} for {name}"
+            )
+        if kind not in NUMBERS:
+            raise UnsupportedModelError(
+                f"the weights in {checkpoint.directory} cannot be loaded: {weight.source} is of type {kind}, and only "
+                f"{', '.join(NUMBERS)} are read"
+            )
+
+
+def load_weights(
+    description: ModelDescription, checkpoint: Checkpoint, mesh: DeviceMesh
+) -> dict[str, Buffer]:
+    """All weights on the devices, in the layout and dtype of the programs, by name.
+
+    Raises:
+        UnsupportedModelError: a file is damaged.
+    """
+    started = reported = time.monotonic()
+    total = sum(weight.nbytes for weight in description.weights.values())
+    done = 0
+    weights: dict[str, Buffer] = {}
+    with checkpoint.opened() as tensors:
+        for name, weight in description.weights.items():
+            values = tensors.read(weight.source)
+            if weight.transposed:
+                values = values.T
+            weights[name] = mesh.send(np.ascontiguousarray(values, dtype=weight.dtype))
+            done += weight.nbytes
+            del values
+            if time.monotonic() - reported > PROGRESS_SECONDS:
+                reported = time.monotonic()
+                logger.info("Weights: {:.1f} of {:.1f} GB", done / 1e9, total / 1e9)
+    seconds = time.monotonic() - started
+    logger.info("Weights: {:.2f} GB in {:.1f} s, {:.0f} MB/s", done / 1e9, seconds, done / 1e6 / seconds)
+    return weights

@@ -1,0 +1,35 @@
+"""Lowering in this process, which imports torch, torch_xla and transformers for it."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from text_generation_server.lowering.lowered import LoweredProgram
+from text_generation_server.lowering.placed import PlacedModel
+from text_generation_server.lowering.request import ProgramOptions
+from text_generation_server.model.architectures import eos_token_ids, load_config, load_tokenizer
+from text_generation_server.model.description import ModelDescription, ModelSource, TextFacts
+from text_generation_server.text.tokenizer import ModelTokenizer
+
+
+class LoweringHere:
+    """See `request.Lowering`."""
+
+    def __init__(self) -> None:
+        self._placed: PlacedModel | None = None
+
+    def describe(self, source: ModelSource) -> ModelDescription:
+        self._placed = PlacedModel(source)
+        return self._placed.description
+
+    def read_text(self, directory: Path) -> TextFacts:
+        tokenizer = load_tokenizer(directory)
+        ids = eos_token_ids(directory, load_config(directory), tokenizer)
+        return TextFacts(ModelTokenizer.from_transformers(tokenizer).to_json(), tuple(sorted(ids)))
+
+    def lower(self, options: ProgramOptions, names: Sequence[str]) -> Iterator[LoweredProgram]:
+        if self._placed is None:
+            raise RuntimeError("a model must be described before its programs are lowered")
+        return self._placed.lower(options, names)
+
+    def close(self) -> None:
+        self._placed = None

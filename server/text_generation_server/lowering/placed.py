@@ -1,0 +1,120 @@
+"""A model on placeholders: what programs are recorded with, and the description that is found on the way."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from text_generation_server.engine import catalogue
+from text_generation_server.engine.cache import ProbeAccess, slot_cache
+from text_generation_server.engine.state import HeadsAndDim
+from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.lowering import recording
+from text_generation_server.lowering.lowered import LoweredProgram
+from text_generation_server.lowering.request import ProgramOptions
+from text_generation_server.model.building import BuiltModel
+from text_generation_server.model.description import ModelDescription, ModelSource, WeightSpec
+from text_generation_server.model.linear import store_transposed
+from text_generation_server.model.served import AdapterTensors, ServedModel
+
+
+class PlacedModel:
+    """Records the programs of one model.
+
+    Attributes:
+        description: what loading needs to know of it.
+    """
+
+    def __init__(self, source: ModelSource) -> None:
+        """Raises UnsupportedModelError: see `model.building`, or the model needs what attention here cannot do."""
+        built = BuiltModel(source)
+        self._weights = recording.Placeholders()
+        originals = store_transposed(built.model) if source.transposed else {}
+        weights = self._place(built, originals)
+        stacks = {
+            layer: self._adapter(layer, built.modules[layer].linear, rank, source.dtype)
+            for layer, rank in source.adapter_ranks.items()
+        }
+        # Before the adapters' hooks, which need to know whose rows they see.
+        layers, vocabulary = probe(built.model)
+        self._model = ServedModel(built.model, stacks)
+        config = built.model.config
+        self.description = ModelDescription(
+            config.model_type,
+            type(built.model).__name__,
+            int(config.max_position_embeddings),
+            layers,
+            vocabulary,
+            weights,
+            built.modules,
+            built.sources,
+        )
+
+    def lower(self, options: ProgramOptions, names: Iterable[str]) -> Iterator[LoweredProgram]:
+        """Records programs of `engine.catalogue` one after the other."""
+        for name in names:
+            program = catalogue.build(name, self._model, options.shape, options.strength)
+            yield recording.record(program, self._weights, exact_float32=options.exact_float32)
+
+    def _place(self, built: BuiltModel, originals: dict[int, torch.Tensor]) -> dict[str, WeightSpec]:
+        """Replaces parameters and persistent buffers by placeholders, and moves the other buffers to the device."""
+        names = {id(tensor): name for name, tensor in named_tensors(built.model)}
+        shared: dict[int, Any] = {}
+        weights: dict[str, WeightSpec] = {}
+        for module in built.model.modules():
+            for tensors in (module._parameters, module._buffers):
+                for key, tensor in tensors.items():
+                    if tensor is None:
+                        continue
+                    if not tensor.is_meta:
+                        tensors[key] = tensor.to(recording.device())
+                        continue
+                    if id(tensor) not in shared:
+                        name = names[id(tensor)]
+                        shape = tuple(tensor.shape)
+                        dtype = str(tensor.dtype).removeprefix("torch.")
+                        weights[name] = WeightSpec(built.sources[name], shape, dtype, id(tensor) in originals)
+                        shared[id(tensor)] = self._weights.make(name, shape, tensor.dtype)
+                    placed = shared[id(tensor)]
+                    if tensors is module._parameters:
+                        # Wrapping in a parameter makes another tensor of the same data: its id is what programs meet.
+                        placed = self._weights.wrapped(placed, names[id(tensor)])
+                    tensors[key] = placed
+        return weights
+
+    def _adapter(self, layer: str, linear: tuple[int, int] | None, rank: int, dtype: str) -> AdapterTensors:
+        inputs, outputs = linear or (0, 0)
+        kind = getattr(torch, dtype)
+        return AdapterTensors(
+            self._weights.make(f"lora.{layer}.down", (inputs, rank), kind),
+            self._weights.make(f"lora.{layer}.up", (rank, outputs), kind),
+            self._weights.make(f"lora.{layer}.owners", (rank,), torch.int32),
+        )
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers, each by the first of its names."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def probe(model: Any) -> tuple[tuple[tuple[HeadsAndDim, HeadsAndDim], ...], int]:
+    """Calls the model with one token, to learn the cache's shape and the number of logits.
+
+    It also finds models whose attention asks for what `attention.attend` does not do. Raises UnsupportedModelError.
+    """
+    layers = model.config.num_hidden_layers
+    token = recording.Placeholders().make("token", (1, 1), torch.int32)
+    cache = slot_cache([token] * (2 * layers), ProbeAccess())
+    try:
+        with recording.on_placeholders(model):
+            logits = model(input_ids=token, position_ids=token, past_key_values=cache, use_cache=True).logits
+            shapes = tuple((heads_and_dim(layer.keys), heads_and_dim(layer.values)) for layer in cache.layers)
+            return shapes, int(logits.shape[-1])
+    except NotImplementedError as error:
+        raise UnsupportedModelError(f"{type(model).__name__} cannot be served: {error}") from error
+
+
+def heads_and_dim(written: torch.Tensor) -> HeadsAndDim:
+    return int(written.shape[2]), int(written.shape[3])

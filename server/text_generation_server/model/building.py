@@ -1,0 +1,119 @@
+"""A transformers model without data, from a checkpoint's config and the names of its tensors."""
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.pytorch_utils import Conv1D
+
+from text_generation_server.engine import attention
+from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.model.architectures import load_config
+from text_generation_server.model.description import ModelSource, ModuleFacts
+
+
+class BuiltModel:
+    """A model whose parameters are on the meta device; its buffers that no checkpoint has are real.
+
+    Attributes:
+        model: in eval mode; its attention is `attention.attend`.
+        sources: by the name of a parameter of `model`, the checkpoint's tensor.
+        modules: as they were before linear layers were replaced.
+    """
+
+    def __init__(self, source: ModelSource) -> None:
+        """Raises UnsupportedModelError: tensors are missing, or are there that the model does not have."""
+        attention.register()
+        config = load_config(source.directory)
+        if source.own_head:
+            config.tie_word_embeddings = False
+        with torch.device("meta"):
+            self.model: Any = AutoModelForCausalLM.from_config(
+                config, attn_implementation=attention.IMPLEMENTATION, dtype=getattr(torch, source.dtype)
+            )
+        self.model.eval()
+        # Some models look for padding in their input when they know its id: a read-back in every step.
+        self.model.config.pad_token_id = None
+        self.sources = tensor_sources(self.model, source)
+        fill_buffers(self.model, self.sources)
+        self.modules = {
+            name: ModuleFacts(type(module).__name__, linear_shape(module))
+            for name, module in self.model.named_modules()
+            if name
+        }
+
+
+def tensor_sources(model: Any, source: ModelSource) -> dict[str, str]:
+    """By parameter, the tensor of the checkpoint, with the renamings of transformers for old names.
+
+    Raises UnsupportedModelError.
+    """
+    state: dict[str, Tensor] = model.state_dict()
+    if source.tensors is None:
+        tied = model._tied_weights_keys or {} if model.config.tie_word_embeddings else {}
+        return {name: tied.get(name, name) for name in state}
+    transforms = get_model_conversion_mapping(model)
+    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
+    converters = [each for each in transforms if isinstance(each, WeightConverter)]
+    found: dict[str, str] = {}
+    unexpected = []
+    ignored = [
+        *(model._keys_to_ignore_on_load_unexpected or []),
+        r"rotary_emb\.inv_freq",
+        r"\.attn\.(masked_)?bias$",
+    ]
+    for tensor in source.tensors:
+        name, converted = rename_source_key(
+            tensor, renamings, converters, base_model_prefix=model.base_model_prefix, meta_state_dict=state
+        )
+        if converted is not None:
+            raise UnsupportedModelError(
+                f"tensor {tensor} of {source.directory} would have to be taken apart or merged for "
+                f"{type(model).__name__}, which is not supported"
+            )
+        if name in state:
+            found[name] = tensor
+        elif not any(re.search(pattern, tensor) for pattern in ignored):
+            unexpected.append(tensor)
+    tied = dict(model._tied_weights_keys or {}) if model.config.tie_word_embeddings else {}
+    for target, origin in tied.items():
+        if target in state and origin in state:
+            known = found.get(origin) or found.get(target)
+            if known is not None:
+                found[target] = found[origin] = known
+    missing = sorted(set(state) - set(found))
+    if missing:
+        raise UnsupportedModelError(
+            f"the weights in {source.directory} do not fit config.json: {len(missing)} tensors are missing, for "
+            f"example {missing[0]}"
+        )
+    if unexpected:
+        raise UnsupportedModelError(
+            f"the weights in {source.directory} do not fit config.json: {type(model).__name__} has no place for "
+            f"{len(unexpected)} of them, for example {unexpected[0]}"
+        )
+    return found
+
+
+def fill_buffers(model: Any, sources: dict[str, str]) -> None:
+    """Computes the buffers that no checkpoint has, such as rotary frequencies, as transformers does after loading."""
+    for parameter in model.parameters():
+        parameter._is_hf_initialized = True
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name in module._non_persistent_buffers_set:
+                module._buffers[name] = torch.empty_like(buffer, device="cpu")
+    model.initialize_weights()
+
+
+def linear_shape(layer: nn.Module) -> tuple[int, int] | None:
+    """Inputs and outputs of a linear layer, GPT-2's transposed kind included; None for other layers."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    if isinstance(layer, Conv1D):
+        return layer.nx, layer.nf
+    return None

@@ -1,0 +1,142 @@
+"""What there is to know of a model without its code and its weights; no torch here.
+
+It is found once (`lowering.placed`), kept with the lowered programs, and is all that loading needs.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from text_generation_server.engine.state import ITEM_BYTES, HeadsAndDim
+
+
+@dataclass(frozen=True)
+class WeightSpec:
+    """One weight of the model as the programs take it.
+
+    Attributes:
+        source: the tensor of the checkpoint.
+        shape: on the device.
+        dtype: on the device.
+        transposed: the checkpoint has [shape[1], shape[0]].
+    """
+
+    source: str
+    shape: tuple[int, ...]
+    dtype: str
+    transposed: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class ModuleFacts:
+    """A module of the model: its class, and for a linear layer its numbers of inputs and outputs."""
+
+    type: str
+    linear: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """Attributes:
+    model_class: of transformers.
+    layers: see `BatchShape.layers`.
+    vocabulary: last dimension of the logits.
+    weights: by their name in the programs; a tensor that two modules share is there once.
+    modules: by name, for adapters.
+    sources: by each name that a weight has in transformers' model, the tensor of the checkpoint.
+    positions: the longest sequence that the model was made for.
+    """
+
+    model_type: str
+    model_class: str
+    positions: int
+    layers: tuple[tuple[HeadsAndDim, HeadsAndDim], ...]
+    vocabulary: int
+    weights: dict[str, WeightSpec]
+    modules: dict[str, ModuleFacts]
+    sources: dict[str, str]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> "ModelDescription":
+        data = json.loads(text)
+        return ModelDescription(
+            data["model_type"],
+            data["model_class"],
+            data["positions"],
+            tuple((tuple(keys), tuple(values)) for keys, values in data["layers"]),
+            data["vocabulary"],
+            {
+                name: WeightSpec(**{**weight, "shape": tuple(weight["shape"])})
+                for name, weight in data["weights"].items()
+            },
+            {
+                name: ModuleFacts(module["type"], tuple(module["linear"]) if module["linear"] else None)
+                for name, module in data["modules"].items()
+            },
+            data["sources"],
+        )
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """What turns a model's tokens into text and back.
+
+    Attributes:
+        tokenizer: see `ModelTokenizer.to_json`.
+        eos_token_ids: all tokens that end a text.
+    """
+
+    tokenizer: str
+    eos_token_ids: tuple[int, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> "TextFacts":
+        data = json.loads(text)
+        return TextFacts(data["tokenizer"], tuple(data["eos_token_ids"]))
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What a model is made from, as far as its programs depend on it.
+
+    Attributes:
+        directory: of the checkpoint.
+        tensors: the names of the checkpoint's tensors; None: those that transformers would write, for tools that have
+            a configuration and no weights.
+        dtype: of weights, cache and logits.
+        transposed: linear layers keep their weight as [inputs, outputs], which XLA on a CPU wants.
+        own_head: the checkpoint has a head that differs from the embedding, whatever config.json says.
+        adapter_ranks: by linear layer, the ranks of all LoRA adapters together.
+    """
+
+    directory: Path
+    tensors: tuple[str, ...] | None
+    dtype: str
+    transposed: bool
+    own_head: bool
+    adapter_ranks: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "directory": str(self.directory)}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> "ModelSource":
+        return ModelSource(
+            **{
+                **data,
+                "directory": Path(data["directory"]),
+                "tensors": None if data["tensors"] is None else tuple(data["tensors"]),
+            }
+        )

@@ -1,0 +1,82 @@
+"""A model as the programs call it: transformers' own, with the index of each row's adapter beside its inputs."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+
+@dataclass(frozen=True)
+class AdapterTensors:
+    """All adapters of one linear layer, see `model.adapters.stacking`: [inputs, ranks], [ranks, outputs], [ranks]."""
+
+    down: Tensor
+    up: Tensor
+    owners: Tensor
+
+
+class ServedModel:
+    """The model itself stays what it is: hooks add each row's update to the outputs of its linear layers.
+
+    Hooks, and not layers in place of those of the model, because names, tied weights and the layouts of
+    `model.linear` stay untouched that way.
+    """
+
+    def __init__(self, model: Any, stacks: Mapping[str, AdapterTensors]) -> None:
+        """No layer of the model is replaced afterwards."""
+        self._model = model
+        self._indices: Tensor | None = None
+        for name, stack in stacks.items():
+            model.get_submodule(name).register_forward_hook(partial(self._add_updates, stack))
+
+    def __call__(self, *, adapters: Tensor | None = None, **inputs: Any) -> Any:
+        """Takes `adapters`, [rows] int32, and what the model takes; returns what the model returns."""
+        with self._rows_of(adapters):
+            return self._model(**inputs)
+
+    def base_model(self, *, adapters: Tensor | None = None, **inputs: Any) -> Any:
+        """The model without its head: `last_hidden_state` [rows, tokens, hidden]."""
+        with self._rows_of(adapters):
+            return self._model.base_model(**inputs)
+
+    def logits_of(self, hidden: Tensor, *, adapters: Tensor | None = None) -> Tensor:
+        """The logits of hidden states [rows, tokens, hidden], with all that a model does after its head."""
+        base = self._model.base_model
+        own = base.forward
+        base.forward = lambda *_, **__: BaseModelOutputWithPast(last_hidden_state=hidden)
+        try:
+            ids = torch.zeros(hidden.shape[:2], dtype=torch.int32, device=hidden.device)
+            with self._rows_of(adapters):
+                logits: Tensor = self._model(input_ids=ids).logits
+            return logits
+        finally:
+            base.forward = own
+
+    @contextmanager
+    def _rows_of(self, adapters: Tensor | None) -> Iterator[None]:
+        self._indices = adapters
+        try:
+            yield
+        finally:
+            self._indices = None
+
+    def _add_updates(
+        self, stack: AdapterTensors, layer: nn.Module, arguments: tuple[Tensor, ...], outputs: Tensor
+    ) -> Tensor:
+        """Adds to `outputs` [rows, tokens, outputs] what the rows' adapters make of the inputs [rows, tokens, inputs].
+
+        All adapters are applied to all rows, and what does not belong to a row is cut out between the two
+        multiplications: for the few adapters that fit on a device this moves fewer bytes than a copy of the
+        adapter's weights for each row (docs/adapters.md).
+        """
+        assert self._indices is not None, "a model with adapters is called with the adapter of each row"
+        (inputs,) = arguments
+        own = self._indices.view(-1, 1, 1) == stack.owners
+        inner = torch.matmul(inputs, stack.down)
+        inner = torch.where(own, inner, torch.zeros((), dtype=inner.dtype, device=inner.device))
+        return outputs + torch.matmul(inner, stack.up)

@@ -1,0 +1,128 @@
+"""The devices that run programs, and the arrays on them."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax import monitoring
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from numpy.typing import NDArray
+
+from text_generation_server.errors import InvalidSettingError
+from text_generation_server.runtime import host_memory
+
+# Recorded programs have int64 indices, which JAX would otherwise make int32.
+jax.config.update("jax_enable_x64", True)
+
+Buffer = Any
+"""A jax.Array: it lives on the devices, and may still be computed."""
+
+AXES = ("data", "model")
+
+_compilations = 0
+
+
+def count_compilations(event: str, seconds: float, **_: object) -> None:
+    global _compilations
+    if event == "/jax/core/compile/backend_compile_duration":
+        _compilations += 1
+
+
+monitoring.register_event_duration_secs_listener(count_compilations)
+
+
+def compilations() -> int:
+    """Programs compiled by this process so far, wherever; one that is loaded from the cache does not count."""
+    return _compilations
+
+
+@dataclass(frozen=True)
+class DeviceMesh:
+    """The devices that a program runs on, with the axes AXES; today it holds one device."""
+
+    mesh: Mesh
+
+    @property
+    def devices(self) -> list[Any]:
+        return list(self.mesh.devices.flat)
+
+    @property
+    def is_cpu(self) -> bool:
+        return bool(self.devices[0].platform == "cpu")
+
+    @property
+    def kind(self) -> str:
+        """For people, for example "TPU v5 lite"."""
+        return str(self.devices[0].device_kind)
+
+    def replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def send(self, array: NDArray[Any]) -> Buffer:
+        """Copies a host array to the devices; returns at once."""
+        return jax.device_put(array, self.devices[0])
+
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> Buffer:
+        """An array of zeros, made on the device."""
+        return jax.numpy.zeros(shape, dtype, device=self.devices[0])
+
+    def free_memory(self) -> int | None:
+        """Bytes that can still be allocated on each device; None if it does not tell."""
+        if self.is_cpu:
+            return host_memory.free_memory()
+        statistics = self.devices[0].memory_stats() or {}
+        if "bytes_limit" not in statistics:
+            return None
+        return int(statistics["bytes_limit"]) - int(statistics.get("bytes_in_use", 0))
+
+    def memory(self) -> tuple[int | None, int | None]:
+        """Bytes in use on the first device, and its limit; None where it does not tell, as a CPU."""
+        statistics = self.devices[0].memory_stats() or {}
+        return statistics.get("bytes_in_use"), statistics.get("bytes_limit")
+
+
+class MeshDevice:
+    """The arrays of one mesh; see `engine.device.Device`."""
+
+    def __init__(self, mesh: DeviceMesh) -> None:
+        self._mesh = mesh
+
+    def send(self, array: NDArray[Any]) -> Buffer:
+        return self._mesh.send(array)
+
+    def start_reading(self, buffer: Buffer) -> None:
+        buffer.copy_to_host_async()
+
+    def read(self, buffer: Buffer) -> NDArray[Any]:
+        return np.asarray(buffer)
+
+    def is_computed(self, buffer: Buffer) -> bool:
+        return bool(buffer.is_ready())
+
+    def compilations(self) -> int:
+        return compilations()
+
+    def memory(self) -> tuple[int | None, int | None]:
+        return self._mesh.memory()
+
+
+def open_mesh() -> DeviceMesh:
+    """The first device of this host.
+
+    PJRT_DEVICE=CPU or TPU chooses the platform, as it does for torch_xla; without it JAX takes the best there is.
+
+    Raises:
+        InvalidSettingError: there is no such device, or it cannot be used.
+    """
+    wanted = os.environ.get("PJRT_DEVICE", "").lower()
+    if wanted and "JAX_PLATFORMS" not in os.environ:
+        jax.config.update("jax_platforms", wanted)
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        raise InvalidSettingError(
+            f"PJRT_DEVICE={wanted or 'not set'}: the device cannot be used: {error}. PJRT_DEVICE=CPU works anywhere"
+        ) from error
+    return DeviceMesh(Mesh(np.array(devices[:1]).reshape(1, 1), AXES))

@@ -1,0 +1,28 @@
+"""Engines for tests: recorded in this process, with one cache for the whole run: equal programs are made once."""
+
+import atexit
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from text_generation_server.engine.engine import StaticBatchEngine
+from text_generation_server.loading.engine import EngineLoader, EngineOptions
+from text_generation_server.lowering.here import LoweringHere
+from text_generation_server.runtime.cache import ProgramCache
+
+DIRECTORY = Path(tempfile.mkdtemp(prefix="tpu-tgi-test-programs-"))
+atexit.register(shutil.rmtree, DIRECTORY, ignore_errors=True)
+CACHE = ProgramCache(DIRECTORY)
+
+
+def loader(directory: Path, **options: Any) -> EngineLoader:
+    """`options` as EngineOptions has them."""
+    return EngineLoader(directory, EngineOptions(**options), CACHE, lowering=LoweringHere())
+
+
+def engine(directory: Path, **options: Any) -> StaticBatchEngine:
+    """A warm engine."""
+    loaded = loader(directory, **options).load()
+    loaded.warm_up(lambda _: None)
+    return loaded
