@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from generator import small_tokenizers
+from support import small_tokenizers
 from text_generation_server.model.checkpoint import eos_token_ids
 
 

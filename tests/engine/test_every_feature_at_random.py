@@ -11,7 +11,7 @@ import torch
 
 from engine.checkpoints import save
 from engine.lora_adapters import save_adapter
-from generator import small_tokenizers
+from support import small_tokenizers
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.requests import Generation, GenerationRequest, StepOutcome
 from text_generation_server.engine.engine import XlaEngine

@@ -11,7 +11,7 @@ import pytest
 from engine.checkpoints import save
 from front.launched import Launched, launched
 from front.running_front import wait_until
-from generator import small_tokenizers
+from support import small_tokenizers
 
 READY_SECONDS = 240.0
 """For compiling on a machine that is busy otherwise."""

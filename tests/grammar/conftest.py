@@ -2,7 +2,7 @@
 
 import pytest
 
-from generator import small_tokenizers
+from support import small_tokenizers
 from grammar.walks import Walker
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from generator.conftest import MakeRoom, Room, request
+from support.rooms import MakeRoom, Room, request
 from text_generation_server.batching.generator import PATIENCE
 from text_generation_server.batching.requests import FinishReason, Generation, GenerationRequest, StepOutcome
 from text_generation_server.grammar import compiler, constraint

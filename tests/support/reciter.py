@@ -5,8 +5,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from generator import small_tokenizers
-from generator.small_tokenizers import LLAMA_SPACE
+from support import small_tokenizers
+from support.small_tokenizers import LLAMA_SPACE
 from text_generation_server.batching.generator import Generator
 from text_generation_server.engine.fake import FakeEngine
 

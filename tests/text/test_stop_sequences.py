@@ -6,11 +6,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from generator import small_tokenizers
-from generator.conftest import request
-from generator.reciter import known_characters, reciting_generator
-from generator.reference import first_end
-from generator.small_tokenizers import SENTENCES
+from support import small_tokenizers
+from support.reciter import known_characters, reciting_generator
+from support.reference import first_end
+from support.rooms import request
+from support.small_tokenizers import SENTENCES
 from text_generation_server.batching.requests import FinishReason
 from text_generation_server.errors import InvalidRequestError
 from text_generation_server.text.incremental import StopSequences

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from generator import small_tokenizers
-from generator.small_tokenizers import MARKED, SENTENCES, THINK, TOOL
+from support import small_tokenizers
+from support.small_tokenizers import MARKED, SENTENCES, THINK, TOOL
 from text_generation_server.text.incremental import IncrementalText
 from text_generation_server.text.tokens import TokenDecoder
 

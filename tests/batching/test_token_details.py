@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from generator import small_tokenizers
-from generator.conftest import request
+from support import small_tokenizers
+from support.rooms import request
 from text_generation_server.batching.generator import Generator
 from text_generation_server.engine.fake import FakeEngine
 

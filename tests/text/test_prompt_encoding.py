@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from generator import small_tokenizers
-from generator.conftest import request
-from generator.small_tokenizers import BOS
+from support import small_tokenizers
+from support.rooms import request
+from support.small_tokenizers import BOS
 from text_generation_server.errors import InvalidRequestError
 from text_generation_server.text.tokens import PromptEncoder
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from generator.conftest import MakeRoom, Room, request
+from support.rooms import MakeRoom, Room, request
 from text_generation_server.batching.requests import CachedBatch, Generation, GenerationRequest, StepOutcome
 from text_generation_server.engine.fake import FakeEngine
 from text_generation_server.errors import InvalidRequestError, UnknownBatchError

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generator import small_tokenizers
-from generator.conftest import request
-from generator.reciter import known_characters, reciting_generator
-from generator.small_tokenizers import SENTENCES
+from support import small_tokenizers
+from support.reciter import known_characters, reciting_generator
+from support.rooms import request
+from support.small_tokenizers import SENTENCES
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.requests import FinishReason
 

@@ -4,9 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
-
-from generator import small_tokenizers
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.requests import Generation, GenerationRequest, StepOutcome
 from text_generation_server.engine.fake import FakeEngine
@@ -47,28 +44,3 @@ def request(
 def scripted(tokens: Sequence[int], prompt_length: int) -> Callable[[Sequence[int]], int]:
     """A model that answers every prompt of this length with these tokens."""
     return lambda history: tokens[len(history) - prompt_length]
-
-
-@pytest.fixture
-def make_room() -> MakeRoom:
-    """Builds a room; `batch_size`, `max_length` and `next_token` go to the engine. EOS is the tokenizer's."""
-
-    def make(**engine_fields: Any) -> Room:
-        tokenizer = small_tokenizers.byte_level()
-        engine = FakeEngine(vocab_size=len(tokenizer), **engine_fields)
-        return Room(engine, Generator(engine, tokenizer, frozenset({tokenizer.eos_token_id})), tokenizer)
-
-    return make
-
-
-@pytest.fixture
-def say(make_room: MakeRoom) -> Callable[..., Room]:
-    """Builds a room whose model answers the prompt "The quick" with a text, special tokens parsed."""
-
-    def make(text: str, **engine_fields: Any) -> Room:
-        tokenizer = small_tokenizers.byte_level()
-        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-        prompt_length = len(tokenizer("The quick")["input_ids"])
-        return make_room(next_token=scripted(tokens, prompt_length), **engine_fields)
-
-    return make

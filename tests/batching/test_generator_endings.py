@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from generator.conftest import MakeRoom, Room, request, scripted
-from generator.small_tokenizers import BOS, EOS, MARKED, TOOL
+from support.rooms import MakeRoom, Room, request, scripted
+from support.small_tokenizers import BOS, EOS, MARKED, TOOL
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.requests import FinishReason, GeneratedText
 from text_generation_server.sampling.parameters import SamplingParameters

@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from generator import small_tokenizers
-from generator.reference import Answer, answer_alone
+from support import small_tokenizers
+from support.reference import Answer, answer_alone
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.requests import CachedBatch, Generation, GenerationRequest, StepOutcome
 from text_generation_server.engine.fake import FakeEngine

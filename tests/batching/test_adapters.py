@@ -1,6 +1,6 @@
 """Requests with adapters in one batch: each gets its own, an unknown one means the base model."""
 
-from generator.conftest import MakeRoom, request
+from support.rooms import MakeRoom, request
 from text_generation_server.batching.requests import GenerationRequest
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generator import small_tokenizers
-from generator.conftest import request
+from support import small_tokenizers
+from support.rooms import request
 from text_generation_server.batching.slots import RequestState, SlotTable
 from text_generation_server.text.tokens import TokenDecoder
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import pytest
 
-from generator.conftest import MakeRoom, Room, request
+from support.rooms import MakeRoom, Room, request
 from text_generation_server.batching.requests import GenerationRequest
 from text_generation_server.engine.fake import FakeEngine, Program
 from text_generation_server.errors import UnknownBatchError
