@@ -22,3 +22,9 @@ class UnknownBatchError(KeyError):
 
     def __str__(self) -> str:
         return f"Batch ID {self.batch_id} not found in cache."
+
+
+def require(holds: bool, field: str, value: object, allowed: str) -> None:
+    """Raises InvalidRequestError that names the field, the value given and what is allowed."""
+    if not holds:
+        raise InvalidRequestError(f"`{field}` must be {allowed}. Given: {value}")

@@ -9,6 +9,7 @@ from support import small_tokenizers
 from support.rooms import MakeRoom, Room, scripted
 from text_generation_server.batching.generator import Generator
 from text_generation_server.engine.fake import FakeEngine
+from text_generation_server.text.tokenizer import ModelTokenizer
 
 
 @pytest.fixture
@@ -18,7 +19,13 @@ def make_room() -> MakeRoom:
     def make(**engine_fields: Any) -> Room:
         tokenizer = small_tokenizers.byte_level()
         engine = FakeEngine(vocab_size=len(tokenizer), **engine_fields)
-        return Room(engine, Generator(engine, tokenizer, frozenset({tokenizer.eos_token_id})), tokenizer)
+        return Room(
+            engine,
+            Generator(
+                engine, ModelTokenizer.from_transformers(tokenizer), frozenset({tokenizer.eos_token_id})
+            ),
+            tokenizer,
+        )
 
     return make
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from support.rooms import MakeRoom, Room, request
-from text_generation_server.batching.generator import PATIENCE
-from text_generation_server.batching.requests import FinishReason, Generation, GenerationRequest, StepOutcome
+from text_generation_server.batching.generator import GRAMMAR_TIMEOUT
+from text_generation_server.batching.requests import BatchOutcome, FinishReason, Generation, GenerationRequest
 from text_generation_server.grammar import compiler, constraint
 from text_generation_server.grammar.compilation import compile_grammar
 from text_generation_server.grammar.definition import Grammar, GrammarKind
@@ -55,7 +55,7 @@ def endless(request_id: int, max_new_tokens: int = 40) -> GenerationRequest:
 
 
 def ids(generations: list[Generation], request_id: int) -> list[int]:
-    return [each.token.id for each in generations if each.request_id == request_id]
+    return [token.id for each in generations if each.request_id == request_id for token in each.tokens]
 
 
 def last(generations: list[Generation], request_id: int) -> str:
@@ -63,7 +63,7 @@ def last(generations: list[Generation], request_id: int) -> str:
     return text
 
 
-def run_all(room: Room, outcome: StepOutcome) -> tuple[list[Generation], dict[int, str]]:
+def run_all(room: Room, outcome: BatchOutcome) -> tuple[list[Generation], dict[int, str]]:
     """Decodes until no batch is left; generations and failures."""
     generations, failures = list(outcome.generations), dict(outcome.failures)
     deadline = time.monotonic() + 30
@@ -99,7 +99,7 @@ def test_a_slow_grammar_stalls_neither_those_who_run_nor_those_who_come(
     generations += newcomer.generations
     generations += room.generator.decode([0, 2]).generations
     generations += [g for _ in range(10) for g in room.generator.decode([0]).generations]
-    assert time.monotonic() - started < 10 * PATIENCE
+    assert time.monotonic() - started < 10 * GRAMMAR_TIMEOUT
     assert {g.request_id for g in generations} == {0, 2}
     compilation.may_end.set()
     rest, failures = run_all(room, room.generator.decode([0]))
@@ -114,7 +114,7 @@ def test_a_prefill_waits_for_a_slow_grammar_no_longer_than_its_patience(
 ) -> None:
     started = time.monotonic()
     outcome = room.generator.prefill(0, [request(0, grammar=SLOW), request(1, grammar=WORD), endless(2)])
-    assert time.monotonic() - started < 4 * PATIENCE
+    assert time.monotonic() - started < 4 * GRAMMAR_TIMEOUT
     assert {each.request_id for each in outcome.generations} == {1, 2}
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from support import small_tokenizers
 from grammar.walks import Walker
+from support import small_tokenizers
 
 
 @pytest.fixture(scope="session")

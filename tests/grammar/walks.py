@@ -9,6 +9,7 @@ from text_generation_server.grammar.compilation import CompiledGrammar, compile_
 from text_generation_server.grammar.definition import Grammar
 from text_generation_server.grammar.matcher import Matcher
 from text_generation_server.grammar.vocabulary import PackedMask, Vocabulary
+from text_generation_server.text.tokenizer import ModelTokenizer
 
 LONGEST_WALK = 2000
 
@@ -24,7 +25,9 @@ class Walker:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.eos_id = int(tokenizer.eos_token_id)
-        self.vocabulary = Vocabulary(tokenizer, len(tokenizer), [self.eos_id])
+        self.vocabulary = Vocabulary(
+            ModelTokenizer.from_transformers(tokenizer), len(tokenizer), [self.eos_id]
+        )
         pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
         self._closing = {index for index, piece in enumerate(pieces) if set(piece) & set('"}],:')}
 

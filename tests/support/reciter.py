@@ -9,6 +9,7 @@ from support import small_tokenizers
 from support.small_tokenizers import LLAMA_SPACE
 from text_generation_server.batching.generator import Generator
 from text_generation_server.engine.fake import FakeEngine
+from text_generation_server.text.tokenizer import ModelTokenizer
 
 
 def reciting_generator(tokenizer: Any, document: str, seed: int) -> Generator:
@@ -16,7 +17,7 @@ def reciting_generator(tokenizer: Any, document: str, seed: int) -> Generator:
     engine = FakeEngine(
         next_token=Reciter(tokenizer, document, seed), vocab_size=len(tokenizer), max_length=4000
     )
-    return Generator(engine, tokenizer, frozenset({tokenizer.eos_token_id}))
+    return Generator(engine, ModelTokenizer.from_transformers(tokenizer), frozenset({tokenizer.eos_token_id}))
 
 
 class Reciter:

@@ -8,7 +8,8 @@ from support import small_tokenizers
 from support.rooms import request
 from support.small_tokenizers import BOS
 from text_generation_server.errors import InvalidRequestError
-from text_generation_server.text.tokens import PromptEncoder
+from text_generation_server.text.prompt import PromptEncoder
+from text_generation_server.text.tokenizer import ModelTokenizer
 
 TOKENIZERS = [small_tokenizers.byte_level, small_tokenizers.byte_fallback, small_tokenizers.metaspace]
 
@@ -19,7 +20,9 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
 
 
 def encode(tokenizer: Any, prompt: str, max_length: int = 100, **fields: Any) -> list[int]:
-    return PromptEncoder(tokenizer, max_length, len(tokenizer)).encode(request(0, prompt, **fields))
+    return PromptEncoder(ModelTokenizer.from_transformers(tokenizer), max_length, len(tokenizer)).encode(
+        request(0, prompt, **fields)
+    )
 
 
 def test_special_tokens_are_added_only_on_request(tokenizer: Any) -> None:
@@ -104,7 +107,7 @@ def test_a_negative_truncation_is_refused() -> None:
 
 
 def test_a_token_that_only_the_tokenizer_has_is_refused_and_named(tokenizer: Any) -> None:
-    encoder = PromptEncoder(tokenizer, 100, len(tokenizer) - 1)
+    encoder = PromptEncoder(ModelTokenizer.from_transformers(tokenizer), 100, len(tokenizer) - 1)
     last = tokenizer.convert_ids_to_tokens(len(tokenizer) - 1)
     with pytest.raises(InvalidRequestError, match=f"the model has only {len(tokenizer) - 1} tokens"):
         encoder.encode(request(0, f"the {last}"))

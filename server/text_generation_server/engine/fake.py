@@ -23,6 +23,7 @@ from text_generation_server.engine.contract import (
     RankedTokens,
     WarmupProgress,
 )
+from text_generation_server.sampling.packing import words
 from text_generation_server.sampling.parameters import SamplingParameters
 
 Program = Literal["prefill", "decode"]
@@ -201,8 +202,7 @@ class FakeEngine:
         self.timeline.append(f"choose {number}")
         if allowed is not None:
             self.calls["masked decode"] += 1
-            words = -(-self._info.vocab_size // 32)
-            if allowed.shape != (self._info.batch_size, words):
+            if allowed.shape != (self._info.batch_size, words(self._info.vocab_size)):
                 raise RuntimeError(f"The masks of a step cannot have the shape {allowed.shape}.")
         pending = self._pending("decode", str(number))
         count = self._tokens_per_step if allowed is None else 1
@@ -276,7 +276,7 @@ class FakeEngine:
     def _first_allowed(self, token_id: int, allowed: AllowedTokens) -> int:
         """The token itself, or the next one that is allowed. RuntimeError if none is, or for a wrong shape."""
         size = self._info.vocab_size
-        if allowed.shape != (-(-size // 32),):
+        if allowed.shape != (words(size),):
             raise RuntimeError(f"A mask of {size} tokens cannot have the shape {allowed.shape}.")
         bits = np.unpackbits(allowed.view(np.uint8), bitorder="little")[:size]
         for step in range(size):

@@ -2,19 +2,16 @@
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-import llguidance.hf
+import llguidance
 import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
 from text_generation_server.errors import InvalidRequestError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-WORD_BITS = 32
+from text_generation_server.sampling.packing import WORD_BITS
+from text_generation_server.sampling.packing import words as words_of
+from text_generation_server.text.tokenizer import ModelTokenizer
 
 PackedMask = NDArray[np.int32]
 """[words]: bit i of word w says whether token `WORD_BITS * w + i` is allowed."""
@@ -29,12 +26,10 @@ class Vocabulary:
         words: length of a mask.
     """
 
-    def __init__(
-        self, tokenizer: "PreTrainedTokenizerFast", vocab_size: int, eos_token_ids: Iterable[int]
-    ) -> None:
+    def __init__(self, tokenizer: ModelTokenizer, vocab_size: int, eos_token_ids: Iterable[int]) -> None:
         """`vocab_size`: the model's, which may be larger or smaller than the tokenizer's."""
         eos = sorted(token_id for token_id in eos_token_ids if token_id < vocab_size)
-        self.words = -(-vocab_size // WORD_BITS)
+        self.words = words_of(vocab_size)
         self.eos = pack(eos, self.words)
         self.known = pack(range(vocab_size), self.words)
         self._table: llguidance.LLTokenizer | None = None
@@ -43,8 +38,8 @@ class Vocabulary:
             return
         started = time.monotonic()
         try:
-            self._table = llguidance.hf.from_tokenizer(
-                tokenizer, n_vocab=max(vocab_size, len(tokenizer)), eos_token=eos
+            self._table = llguidance.LLTokenizer(
+                tokenizer.backend.to_str(), n_vocab=max(vocab_size, len(tokenizer)), eos_token=eos
             )
         except (ValueError, TypeError, RuntimeError) as error:
             self._problem = f"the tokenizer of this model cannot be used for one: {error}"

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-WORD_BITS = 32
+from text_generation_server.sampling.packing import WORD_BITS
 
 
 def mask_disallowed(logits: Tensor, allowed: Tensor) -> Tensor:

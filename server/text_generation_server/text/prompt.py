@@ -1,54 +1,19 @@
-"""Between text and token ids: prompts are encoded and checked, tokens are decoded.
-
-Works on any fast tokenizer of transformers; nothing here keeps state between calls.
-"""
-
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+"""Prompts: encoded, truncated and checked."""
 
 from text_generation_server.batching.requests import GenerationRequest
-from text_generation_server.errors import InvalidRequestError
-from text_generation_server.sampling.parameters import require
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-
-class TokenDecoder:
-    """Turns token ids into text.
-
-    Attributes:
-        special_ids: ids that are not part of the final text. TGI's rule: the tokenizer's own special tokens
-            and all added tokens that are marked special.
-    """
-
-    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
-        self._tokenizer = tokenizer
-        marked = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
-        self.special_ids = frozenset(tokenizer.all_special_ids) | marked
-
-    def knows(self, token_id: int) -> bool:
-        """False for ids without a token; models pad their vocabulary, and may choose such an id."""
-        return self._tokenizer.convert_ids_to_tokens(token_id) is not None
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of the tokens, special ones included, spaces as they are.
-
-        The clean-up of spaces looks at neighbours, so that pieces would no longer concatenate to the whole.
-        """
-        text: str = self._tokenizer.decode(
-            list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        return text
+from text_generation_server.errors import InvalidRequestError, require
+from text_generation_server.text.tokenizer import ModelTokenizer
 
 
 class PromptEncoder:
     """Turns a request's prompt into token ids below `vocab_size` that fit into a slot of `max_length` tokens."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerFast", max_length: int, vocab_size: int) -> None:
+    def __init__(self, tokenizer: ModelTokenizer, max_length: int, vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._vocab_size = vocab_size
+        bos = tokenizer.bos_token_id
+        self._adds_bos = bos is not None and tokenizer.encode("", add_special_tokens=True)[:1] == [bos]
 
     def encode(self, request: GenerationRequest) -> list[int]:
         """The prompt's token ids, truncated as asked; at least one, and with the output at most `max_length`.
@@ -79,7 +44,7 @@ class PromptEncoder:
         unknown = max(token_ids)
         if unknown >= self._vocab_size:
             raise InvalidRequestError(
-                f"`inputs` must not contain {self._tokenizer.convert_ids_to_tokens(unknown)!r}: the tokenizer knows "
+                f"`inputs` must not contain {self._tokenizer.token(unknown)!r}: the tokenizer knows "
                 f"it as token {unknown}, but the model has only {self._vocab_size} tokens"
             )
         return token_ids
@@ -90,20 +55,11 @@ class PromptEncoder:
         A chat template writes the BOS into the text, and the v2 wire has no field to say that none is to be
         added: without this check every chat would start with two.
         """
-        token_ids = self._encoded(request.prompt, request.add_special_tokens)
-        bos = self._tokenizer.bos_token
-        if not request.add_special_tokens or not bos or not request.prompt.startswith(bos):
-            return token_ids
-        as_written = self._encoded(request.prompt, add_special_tokens=False)
-        bos_was_added = token_ids[0] == self._tokenizer.bos_token_id and token_ids[1:2] == as_written[:1]
-        return token_ids[1:] if bos_was_added and len(token_ids) > len(as_written) else token_ids
-
-    def _encoded(self, text: str, add_special_tokens: bool) -> list[int]:
-        # verbose=False: a prompt beyond the model's own length is judged here, not warned of by transformers.
-        encoding = self._tokenizer(
-            text, add_special_tokens=add_special_tokens, truncation=False, padding=False, verbose=False
-        )
-        return list(encoding["input_ids"])
+        token_ids = self._tokenizer.encode(request.prompt, add_special_tokens=request.add_special_tokens)
+        doubled = [self._tokenizer.bos_token_id] * 2
+        if self._adds_bos and request.add_special_tokens and token_ids[:2] == doubled:
+            return token_ids[1:]
+        return token_ids
 
     def _truncated(self, token_ids: list[int], truncate: int) -> list[int]:
         """The last `truncate` tokens, where a leading BOS counts and stays (TGI: truncation_side="left")."""
