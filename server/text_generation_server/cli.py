@@ -1,21 +1,19 @@
 """`text-generation-server`: the two commands that the TGI launcher starts (protocol sections 6.1 and 6.2)."""
 
-import json
 import os
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from loguru import logger
 
 from text_generation_server.errors import InvalidSettingError, UnsupportedModelError
-from text_generation_server.hub import adapter_directory, ignore_hf_transfer, model_directory
-from text_generation_server.settings import ServeFlags, Settings, read_settings
-from text_generation_server.telemetry import configure_logging, intercept_transformers
+from text_generation_server.hub import ignore_hf_transfer, model_directory
+from text_generation_server.settings import ServeFlags, read_settings
+from text_generation_server.telemetry import configure_logging
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -26,8 +24,6 @@ TrustRemoteCode = Annotated[
 ]
 LoggerLevel = Annotated[str, typer.Option(help="TRACE, DEBUG, INFO, WARN, ERROR or OFF.")]
 JsonOutput = Annotated[bool, typer.Option("--json-output", help="Log in JSON, as the launcher reads it.")]
-
-DISTRIBUTED_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @app.command()
@@ -52,13 +48,32 @@ def serve(
     otlp_service_name: Annotated[
         str, typer.Option(help="The name under which they are sent.")
     ] = ServeFlags.otlp_service_name,
+    compile_cache: Annotated[
+        str | None,
+        typer.Option(
+            help="Directory that keeps compiled programs for the next start, or off; by default tpu-tgi in the "
+            "user's cache directory. Also TPU_TGI_COMPILE_CACHE."
+        ),
+    ] = None,
+    hang_timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds after which a call of the device counts as hanging, and health checks fail; 300 by "
+            "default. Also TPU_TGI_HANG_TIMEOUT."
+        ),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(help="Serve Prometheus metrics on this port. Also TPU_TGI_METRICS_PORT."),
+    ] = None,
     logger_level: LoggerLevel = "INFO",
     json_output: JsonOutput = False,
 ) -> None:
     """Serve a model on a unix socket to a TGI router.
 
-    The static shape comes from the environment: HF_BATCH_SIZE or MAX_BATCH_SIZE (4 if not set), and
-    HF_SEQUENCE_LENGTH or MAX_TOTAL_TOKENS (what the model allows, at most 2048, if not set).
+    The static shape comes from the environment: HF_BATCH_SIZE or MAX_BATCH_SIZE (if not set, 4 on a CPU and what
+    fits on an accelerator), and HF_SEQUENCE_LENGTH or MAX_TOTAL_TOKENS (what the model allows, at most 2048, if not
+    set).
     LORA_ADAPTERS has the LoRA adapters that requests may choose: several, with commas, of id, name=directory
     or name=id@revision.
     SKIP_WARMUP=1, for debugging only, compiles each program when it is first needed.
@@ -78,6 +93,9 @@ def serve(
                 max_input_tokens=max_input_tokens,
                 otlp_endpoint=otlp_endpoint,
                 otlp_service_name=otlp_service_name,
+                compile_cache=compile_cache,
+                hang_timeout=hang_timeout,
+                metrics_port=metrics_port,
             ),
             os.environ,
         )
@@ -85,7 +103,10 @@ def serve(
             logger.warning(
                 "--trust-remote-code: code from a model's repository is never run, with or without it"
             )
-        exit_code = load_and_serve(settings)
+        # Not earlier, so that `--help` and downloads stay quick.
+        from text_generation_server.shard import serve as serve_shard
+
+        exit_code = serve_shard(settings)
     # Not sys.exit: a device call that outlived its grace, or a broken runtime, must not hold the process up.
     end_process(exit_code)
 
@@ -114,71 +135,6 @@ def download_weights(
         ignore_hf_transfer()
         directory = model_directory(model_id, revision, os.environ, or_adapter=True)
         logger.info("{} is in {}", model_id, directory)
-
-
-def load_and_serve(settings: Settings) -> int:
-    """Settings -> files -> engine -> generator -> service; returns the exit code once the server has stopped.
-
-    Imports torch and the device's runtime here, so that `--help` and downloads do without them.
-    """
-    from text_generation_server.wire.server import ShardServer
-
-    server = ShardServer(settings.socket_path)
-    ignore_hf_transfer()
-    # The launcher sets these even for one shard, and libraries take them for a distributed run.
-    for name in DISTRIBUTED_VARIABLES:
-        os.environ.pop(name, None)
-    directory = model_directory(settings.model_id, settings.revision, os.environ)
-    adapters = [
-        (adapter.name, adapter_directory(adapter.source, adapter.revision, os.environ))
-        for adapter in settings.adapters
-    ]
-    intercept_transformers()
-
-    from text_generation_server.batching.generator import Generator
-    from text_generation_server.model.load import load_engine
-    from text_generation_server.wire.service import Shard
-
-    with remote_code_mentioned(directory):
-        loaded = load_engine(
-            directory,
-            batch_size=settings.batch_size,
-            max_length=settings.max_length,
-            dtype=settings.dtype,
-            scores_prompts=settings.prompt_logprobs,
-            strength=settings.watermark,
-            adapters=adapters,
-        )
-    settings.check_max_input_tokens(loaded.engine.limits.max_length)
-    shard = Shard(
-        generator=Generator(loaded.engine, loaded.tokenizer, loaded.eos_token_ids),
-        engine=loaded.engine,
-        skip_warmup=settings.skip_warmup,
-        end_token_id=min(loaded.eos_token_ids, default=0),
-        max_input_tokens=settings.max_input_tokens,
-        socket_path=settings.socket_path,
-        on_fatal=server.fail,
-    )
-    if settings.otlp_endpoint is None:
-        return server.run(shard)
-    from text_generation_server.tracing import traced_calls
-
-    with traced_calls(settings.otlp_endpoint, settings.otlp_service_name) as interceptor:
-        return server.run(shard, [interceptor])
-
-
-@contextmanager
-def remote_code_mentioned(directory: Path) -> Iterator[None]:
-    """Adds to the error of a model that is not supported that its own code would not be run either."""
-    try:
-        yield
-    except UnsupportedModelError as error:
-        if "auto_map" not in json.loads((directory / "config.json").read_text()):
-            raise
-        raise UnsupportedModelError(
-            f"{str(error).rstrip('.')}. Its config.json names code of its own (auto_map), which this server "
-            "never runs, with --trust-remote-code or without"
-        ) from error
 
 
 @contextmanager

@@ -1,15 +1,17 @@
 """Flags and environment variables -> one validated object (the launcher's contract, protocol section 6)."""
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from text_generation_server.errors import InvalidSettingError
 from text_generation_server.sampling.parameters import WatermarkStrength
 
 DTYPES = ("float16", "bfloat16", "float32")
-DEFAULT_BATCH_SIZE = 4
+DEFAULT_HANG_SECONDS = 300.0
 LONGEST_SOCKET_PATH = 107
 """Bytes in `sun_path` of a Linux unix socket address, less the final zero."""
 
@@ -28,6 +30,9 @@ class ServeFlags:
     max_input_tokens: int | None = None
     otlp_endpoint: str | None = None
     otlp_service_name: str = "text-generation-inference.server"
+    compile_cache: str | None = None
+    hang_timeout: float | None = None
+    metrics_port: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Settings:
         revision: branch, tag or commit on the hub; None is the default branch.
         dtype: of the weights, one of DTYPES; None leaves it to the engine.
         uds_path: without the rank; see `socket_path`.
-        batch_size: number of slots, B.
+        batch_size: number of slots, B; None: 4 on a CPU, the largest that fits on an accelerator.
         max_length: tokens of one slot, prompt and output together, T; None: min(2048, what the model allows).
         max_input_tokens: longest prompt; None leaves it to the warm-up. Below max_length.
         skip_warmup: debugging only: programs are compiled when they are first needed.
@@ -63,13 +68,16 @@ class Settings:
         otlp_endpoint: of a collector of OpenTelemetry traces; None: make none.
         otlp_service_name: under which traces are sent.
         adapters: LoRA adapters that requests may choose.
+        compile_cache: keeps compiled programs for the next start; None keeps none.
+        hang_seconds: after so long a call of the device counts as hanging.
+        metrics_port: for Prometheus; None: no metrics.
     """
 
     model_id: str
     revision: str | None = None
     dtype: str | None = None
     uds_path: str = ServeFlags.uds_path
-    batch_size: int = DEFAULT_BATCH_SIZE
+    batch_size: int | None = None
     max_length: int | None = None
     max_input_tokens: int | None = None
     skip_warmup: bool = False
@@ -78,6 +86,9 @@ class Settings:
     otlp_endpoint: str | None = None
     otlp_service_name: str = ServeFlags.otlp_service_name
     adapters: tuple[AdapterSource, ...] = ()
+    compile_cache: Path | None = None
+    hang_seconds: float = DEFAULT_HANG_SECONDS
+    metrics_port: int | None = None
 
     def __post_init__(self) -> None:
         """Raises InvalidSettingError for a value, or a combination, that cannot be honoured."""
@@ -120,13 +131,12 @@ def read_settings(model_id: str, flags: ServeFlags, environment: Mapping[str, st
         max_input_tokens = one_integer(environment, "MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH")
     elif max_input_tokens < 1:
         raise InvalidSettingError(f"--max-input-tokens must be at least 1. Given: {max_input_tokens}")
-    batch_size = one_integer(environment, "HF_BATCH_SIZE", "MAX_BATCH_SIZE")
     return Settings(
         model_id=model_id,
         revision=flags.revision,
         dtype=flags.dtype,
         uds_path=flags.uds_path,
-        batch_size=DEFAULT_BATCH_SIZE if batch_size is None else batch_size,
+        batch_size=one_integer(environment, "HF_BATCH_SIZE", "MAX_BATCH_SIZE"),
         max_length=one_integer(environment, "HF_SEQUENCE_LENGTH", "MAX_TOTAL_TOKENS"),
         max_input_tokens=max_input_tokens,
         skip_warmup=is_set(environment, "SKIP_WARMUP"),
@@ -135,6 +145,9 @@ def read_settings(model_id: str, flags: ServeFlags, environment: Mapping[str, st
         otlp_endpoint=flags.otlp_endpoint,
         otlp_service_name=flags.otlp_service_name,
         adapters=lora_adapters(environment.get("LORA_ADAPTERS", "")),
+        compile_cache=compile_cache(flags.compile_cache, environment),
+        hang_seconds=hang_seconds(flags.hang_timeout, environment),
+        metrics_port=metrics_port(flags.metrics_port, environment),
     )
 
 
@@ -216,6 +229,43 @@ def watermark(environment: Mapping[str, str]) -> WatermarkStrength:
     if not 0 < gamma < 1:
         raise InvalidSettingError(f"WATERMARK_GAMMA must be between 0 and 1, for example 0.5. Given: {gamma}")
     return WatermarkStrength(gamma, delta)
+
+
+def compile_cache(flag: str | None, environment: Mapping[str, str]) -> Path | None:
+    """--compile-cache or TPU_TGI_COMPILE_CACHE: a directory, or "off"; by default the user's cache directory."""
+    given = flag or environment.get("TPU_TGI_COMPILE_CACHE")
+    if given is not None and given.lower() == "off":
+        return None
+    if given:
+        return Path(given).expanduser()
+    user_cache = environment.get("XDG_CACHE_HOME") or os.path.join(
+        environment.get("HOME") or os.path.expanduser("~"), ".cache"
+    )
+    return Path(user_cache) / "tpu-tgi"
+
+
+def hang_seconds(flag: float | None, environment: Mapping[str, str]) -> float:
+    """--hang-timeout or TPU_TGI_HANG_TIMEOUT. InvalidSettingError unless it is a number above 0."""
+    name, given = "--hang-timeout", flag
+    if given is None:
+        name = "TPU_TGI_HANG_TIMEOUT"
+        given = number(name, environment.get(name) or str(DEFAULT_HANG_SECONDS))
+    if not 0 < given < math.inf:
+        raise InvalidSettingError(
+            f"{name} must be more than 0 seconds, for example {DEFAULT_HANG_SECONDS:.0f}. Given: {given:g}"
+        )
+    return given
+
+
+def metrics_port(flag: int | None, environment: Mapping[str, str]) -> int | None:
+    """--metrics-port or TPU_TGI_METRICS_PORT. InvalidSettingError unless it is a port."""
+    name, given = "--metrics-port", flag
+    if given is None:
+        name = "TPU_TGI_METRICS_PORT"
+        given = positive_integer(name, environment[name]) if environment.get(name) else None
+    if given is not None and not 1 <= given <= 65535:
+        raise InvalidSettingError(f"{name} must be a port from 1 to 65535, for example 9400. Given: {given}")
+    return given
 
 
 def number(name: str, value: str) -> float:

@@ -163,3 +163,48 @@ def test_without_a_grammar_no_mask_is_made(room: Room) -> None:
     masked = room.engine.calls["masked decode"]
     room.answer(max_new_tokens=20, ignore_eos_token=True)
     assert room.engine.calls["masked decode"] == masked
+
+
+def test_grammars_that_nobody_waits_for_any_more_do_not_hold_up_a_new_one(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Grammar] = []
+
+    def slow(grammar: Grammar, vocabulary: Any) -> object:
+        begun.append(grammar)
+        time.sleep(0.5)
+        return compile_grammar(grammar, vocabulary)
+
+    monkeypatch.setattr(compiler, "compile_grammar", slow)
+    dead = [Grammar(GrammarKind.REGEX, f"dead{index}") for index in range(20)]
+    room.generator.prefill(0, [request(index, grammar=grammar) for index, grammar in enumerate(dead)])
+    room.generator.clear(None)
+    generations, failures = run_all(
+        room, room.generator.prefill(1, [request(99, grammar=WORD, max_new_tokens=9)])
+    )
+    assert failures == {}
+    assert re.fullmatch("[a-f]{3}", last(generations, 99))
+    assert len(begun) <= 2 + 1, "those that two threads had begun, and the new one"
+
+
+def test_a_grammar_is_compiled_as_long_as_one_of_several_waits_for_it(
+    room: Room, compilation: Compilation
+) -> None:
+    blocked = [request(index, grammar=SLOW, max_new_tokens=9) for index in range(2)]
+    outcome = room.generator.prefill(0, blocked)
+    room.generator.filter(0, [1])
+    compilation.may_end.set()
+    generations, failures = run_all(room, room.generator.decode([0]))
+    assert outcome.generations == []
+    assert failures == {}
+    assert last(generations, 1) in ("slow", "slower")
+
+
+def test_with_a_grammar_the_model_runs_ahead_and_chooses_after_the_step_before_was_read(room: Room) -> None:
+    room.answer(grammar=WORD, max_new_tokens=20)
+    events = room.engine.timeline
+    steps = room.engine.calls["masked decode"]
+    assert events[:4] == ["prefill 0", "start 1", "read prefill 0", "choose 1"]
+    for number in range(1, steps):
+        assert events.index(f"start {number + 1}") < events.index(f"read {number}")
+        assert events.index(f"read {number}") < events.index(f"choose {number + 1}")

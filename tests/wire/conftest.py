@@ -12,9 +12,10 @@ import pytest
 from text_generation_server.batching.generator import Generator
 from text_generation_server.engine.fake import FakeEngine
 from text_generation_server.pb import service_v2_pb2_grpc, service_v3_pb2_grpc
+from text_generation_server.shard import Shard
+from text_generation_server.text.tokenizer import ModelTokenizer
 from text_generation_server.wire.limits import WireVersion
 from text_generation_server.wire.server import LARGEST_REQUEST, add_services
-from text_generation_server.wire.service import Shard
 
 from .spelling_model import eos_id, next_letter, spelling_tokenizer
 
@@ -41,17 +42,26 @@ class RunningShard:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[RunningShard]:
+def engine_fields() -> dict[str, Any]:
+    """What the engine of `running` is besides; for modules to replace."""
+    return {}
+
+
+@pytest.fixture
+def running(tmp_path: Path, engine_fields: dict[str, Any]) -> Iterator[RunningShard]:
     engine = FakeEngine(
         next_token=next_letter,
         batch_size=BATCH_SIZE,
         max_length=MAX_LENGTH,
         vocab_size=len(spelling_tokenizer()),
+        **engine_fields,
     )
     socket_path = str(tmp_path / "shard-0")
     fatal: list[BaseException] = []
     shard = Shard(
-        generator=Generator(engine, spelling_tokenizer(), frozenset({eos_id()})),
+        generator=Generator(
+            engine, ModelTokenizer.from_transformers(spelling_tokenizer()), frozenset({eos_id()})
+        ),
         engine=engine,
         skip_warmup=False,
         end_token_id=eos_id(),

@@ -6,21 +6,20 @@ While there is more than one request, a step takes STEP_SECONDS, from the enviro
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-from text_generation_server.engine.contract import AllowedTokens
-from text_generation_server.engine.fake import FakeEngine, FakePendingTokens
+from text_generation_server.engine.fake import FakeEngine, FakeStartedStep
 from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.text.tokenizer import ModelTokenizer
 
 
 @dataclass(frozen=True)
 class LoadedEngine:
     engine: FakeEngine
-    tokenizer: Any
+    tokenizer: ModelTokenizer
     eos_token_ids: frozenset[int]
 
 
@@ -29,16 +28,16 @@ class SteadyEngine(FakeEngine):
 
     seconds = float(os.environ.get("STEP_SECONDS", "0"))
 
-    def decode(self, allowed: Callable[[], AllowedTokens] | None = None) -> FakePendingTokens:
+    def start_step(self) -> FakeStartedStep:
         if len(self.live_slots) > 1:
             time.sleep(self.seconds)
-        return super().decode(allowed)
+        return super().start_step()
 
 
 def load_engine(
     model_directory: Path,
     *,
-    batch_size: int,
+    batch_size: int | None,
     max_length: int | None,
     scores_prompts: bool,
     adapters: Sequence[tuple[str, Path]],
@@ -53,13 +52,13 @@ def load_engine(
         raise ZeroDivisionError("a defect in the loader")
     engine = SteadyEngine(
         next_token=next_letter,
-        batch_size=batch_size,
+        batch_size=batch_size or 4,
         max_length=max_length or 128,
         vocab_size=len(spelling_tokenizer()),
         scores_prompts=scores_prompts,
         adapters=tuple(name for name, _ in adapters),
     )
-    return LoadedEngine(engine, spelling_tokenizer(), frozenset({eos_id()}))
+    return LoadedEngine(engine, ModelTokenizer.from_transformers(spelling_tokenizer()), frozenset({eos_id()}))
 
 
 if __name__ == "__main__":

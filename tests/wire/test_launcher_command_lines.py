@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import typer.testing
 
-from text_generation_server import cli
+from text_generation_server import cli, shard
 from text_generation_server.settings import Settings
 
 from .shard_process import launcher_records, run_to_its_end, serving, spelling_checkpoint
@@ -58,7 +58,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
         settings.append(given)
         return 0
 
-    monkeypatch.setattr(cli, "load_and_serve", note)
+    monkeypatch.setattr(shard, "serve", note)
     monkeypatch.setattr(cli, "configure_logging", lambda level, json_output: None)
 
     def end(exit_code: int) -> None:

@@ -14,7 +14,7 @@ from text_generation_server.batching.requests import BatchOutcome, CachedBatch, 
 from text_generation_server.batching.slots import SlotTable
 from text_generation_server.batching.steps_in_flight import StepsInFlight
 from text_generation_server.engine.contract import MAX_RANKED, Engine
-from text_generation_server.errors import InvalidRequestError, UnknownBatchError, require
+from text_generation_server.errors import InvalidRequestError, UnknownBatchError, quoted, require
 from text_generation_server.grammar.compiler import GrammarCompiler
 from text_generation_server.grammar.constraint import Constraint, wait_for_all, wait_for_one
 from text_generation_server.grammar.masks import masks_of_step
@@ -133,7 +133,7 @@ class Generator:
             raise InvalidRequestError("`requests` must have at least 1 request. Given: none.")
         ids = [request.id for request in requests]
         if len(set(ids)) != len(ids):
-            raise InvalidRequestError(f"`requests` must have ids that differ. Given: {ids}")
+            raise InvalidRequestError(f"`requests` must have ids that differ. Given: {quoted(str(ids))}")
         accepted: list[RequestState] = []
         failures: dict[int, str] = {}
         for request in requests:

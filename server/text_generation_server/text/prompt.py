@@ -1,7 +1,7 @@
 """Prompts: encoded, truncated and checked."""
 
 from text_generation_server.batching.requests import GenerationRequest
-from text_generation_server.errors import InvalidRequestError, require
+from text_generation_server.errors import InvalidRequestError, quoted, require
 from text_generation_server.text.tokenizer import ModelTokenizer
 
 
@@ -28,7 +28,7 @@ class PromptEncoder:
         length = len(token_ids)
         if length == 0:
             raise InvalidRequestError(
-                f"`inputs` must have at least 1 token. Given: {request.prompt!r}, which has none. "
+                f"`inputs` must have at least 1 token. Given: {quoted(repr(request.prompt))}, which has none. "
                 "Any text that is not empty works."
             )
         if length >= self._max_length:

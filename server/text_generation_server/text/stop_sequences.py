@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from text_generation_server.errors import InvalidRequestError
+from text_generation_server.errors import InvalidRequestError, quoted
 
 
 class StopSequences:
@@ -17,7 +17,7 @@ class StopSequences:
         """Raises InvalidRequestError for an empty sequence, which would stop before the first token."""
         if "" in sequences:
             raise InvalidRequestError(
-                f"`stop` must not contain an empty string. Given: {list(sequences)}. "
+                f"`stop` must not contain an empty string. Given: {quoted(str(list(sequences)))}. "
                 "Leave it out, or name at least one character."
             )
         self._sequences = tuple(sequences)

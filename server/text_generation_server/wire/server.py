@@ -15,8 +15,9 @@ from loguru import logger
 
 from text_generation_server.errors import InvalidSettingError
 from text_generation_server.pb import service_v2_pb2, service_v2_pb2_grpc, service_v3_pb2, service_v3_pb2_grpc
+from text_generation_server.shard import Shard
 from text_generation_server.wire.limits import WireVersion
-from text_generation_server.wire.service import Shard, TextGenerationService
+from text_generation_server.wire.service import TextGenerationService
 
 LARGEST_REQUEST = 2**31 - 1
 """Bytes. Routers do not limit their requests, while gRPC refuses more than 4 MiB unless told otherwise."""

@@ -1,83 +1,32 @@
-"""RPCs <-> generator: what a stock router asks, in its protobuf, and answers that cannot kill it."""
+"""The RPCs: what a stock router asks, and answers that cannot kill it."""
 
-import re
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 from loguru import logger
 
-from text_generation_server.batching.generator import Generator
-from text_generation_server.batching.requests import (
-    CachedBatch,
-    FinishReason,
-    GeneratedToken,
-    Generation,
-    GenerationRequest,
-)
-from text_generation_server.engine.contract import Engine
-from text_generation_server.errors import InvalidRequestError, InvalidSettingError, UnknownBatchError
-from text_generation_server.grammar.definition import Grammar, GrammarKind
+from text_generation_server.batching.requests import BatchOutcome, GenerationRequest
+from text_generation_server.errors import InvalidRequestError, InvalidSettingError, UnknownBatchError, quoted
 from text_generation_server.pb import messages_pb2 as pb
 from text_generation_server.pb.service_v2_pb2_grpc import TextGenerationServiceServicer as ServicerV2
 from text_generation_server.pb.service_v3_pb2_grpc import TextGenerationServiceServicer as ServicerV3
-from text_generation_server.sampling.parameters import SamplingParameters
+from text_generation_server.shard import Shard
 from text_generation_server.wire.limits import WireVersion, limits_for_router
+from text_generation_server.wire.messages import (
+    batch_message,
+    encodable,
+    generation_message,
+    generation_request,
+    refusal_message,
+)
 
 LIVENESS_ID = 2**64 - 1
 """The id of a request that only asks whether the shard still works; no other request has it."""
 
 LONGEST_STATUS = 1000
 """Characters of a status message: it travels in HTTP/2 headers, whose size is limited."""
-
-FINISH_REASONS = {
-    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
-    FinishReason.EOS_TOKEN: pb.FINISH_REASON_EOS_TOKEN,
-    FinishReason.STOP_SEQUENCE: pb.FINISH_REASON_STOP_SEQUENCE,
-}
-
-GRAMMAR_KINDS = {
-    pb.GRAMMAR_TYPE_JSON: GrammarKind.JSON_SCHEMA,
-    pb.GRAMMAR_TYPE_REGEX: GrammarKind.REGEX,
-}
-
-
-@dataclass(frozen=True)
-class Shard:
-    """What both services work on.
-
-    Attributes:
-        skip_warmup: debugging only, see `Settings`.
-        end_token_id: an id that may stand for the end of a text that is not the model's.
-        max_input_tokens: the longest prompt, if the shard was told; a router that was told too overrides it.
-        on_fatal: called once an RPC that failed for good was answered.
-        lock: held by whoever calls the generator or the engine, except for `Engine.check_health`.
-    """
-
-    generator: Generator
-    engine: Engine
-    skip_warmup: bool
-    end_token_id: int
-    max_input_tokens: int | None
-    socket_path: str
-    on_fatal: Callable[[BaseException], None]
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def warm_up(self) -> None:
-        """Compiles all programs, unless that was done; a line in the log for each."""
-        if self.skip_warmup:
-            logger.warning("SKIP_WARMUP is set: programs will be compiled while requests wait for them")
-            return
-        started = time.monotonic()
-        self.engine.warm_up(
-            lambda step: logger.info(
-                "Warm-up {}/{}: {} in {:.1f} s", step.index, step.count, step.program, step.seconds
-            )
-        )
-        logger.info("Warm-up took {:.1f} s", time.monotonic() - started)
 
 
 class TextGenerationService(ServicerV2, ServicerV3):
@@ -89,16 +38,16 @@ class TextGenerationService(ServicerV2, ServicerV3):
         self._router_sends_add_special_tokens = version is WireVersion.V3
 
     def Info(self, request: pb.InfoRequest, context: grpc.ServicerContext) -> pb.InfoResponse:
-        limits = self._shard.engine.limits
+        info = self._shard.info
         return pb.InfoResponse(
             requires_padding=self._version is WireVersion.V2,
-            dtype=limits.dtype,
-            device_type=limits.device_type,
+            dtype=info.dtype,
+            device_type=info.device_type,
             speculate=0,
             support_chunking=False,
             use_prefix_caching=False,
             attention_impl="static",
-            block_size=limits.max_length,
+            block_size=info.max_length,
         )
 
     def ServiceDiscovery(
@@ -109,7 +58,7 @@ class TextGenerationService(ServicerV2, ServicerV3):
     def Health(self, request: pb.HealthRequest, context: grpc.ServicerContext) -> pb.HealthResponse:
         """Does not wait for the device, so that a long prefill does not look like a dead server."""
         with self._statuses(context):
-            self._shard.engine.check_health()
+            self._shard.check_health()
         return pb.HealthResponse()
 
     def ClearCache(
@@ -143,8 +92,8 @@ class TextGenerationService(ServicerV2, ServicerV3):
         with self._statuses(context):
             limits = limits_for_router(
                 self._version,
-                batch_size=shard.engine.limits.batch_size,
-                max_length=shard.engine.limits.max_length,
+                batch_size=shard.info.batch_size,
+                max_length=shard.info.max_length,
                 max_input_tokens=request.max_input_tokens
                 if request.HasField("max_input_tokens")
                 else shard.max_input_tokens,
@@ -174,8 +123,8 @@ class TextGenerationService(ServicerV2, ServicerV3):
         if any(each.id == LIVENESS_ID for each in request.batch.requests):
             # Like Health: it may come while all slots are busy, and must neither wait nor take one.
             with self._statuses(context):
-                shard.generator.liveness()
-            return pb.PrefillResponse(generations=[self._finished(LIVENESS_ID, "")])
+                shard.check_health()
+            return pb.PrefillResponse(generations=[refusal_message(LIVENESS_ID, "", shard.end_token_id)])
         with self._statuses(context), shard.lock:
             if not context.is_active():
                 # The router left while this waited for the lock: nobody would ever clear these requests.
@@ -190,37 +139,35 @@ class TextGenerationService(ServicerV2, ServicerV3):
                 raise InvalidRequestError("; ".join(dict.fromkeys(malformed.values())))
             outcome = shard.generator.prefill(request.batch.id, requests)
             failures = malformed | outcome.failures
-            if len(failures) == len(request.batch.requests):
-                raise InvalidRequestError("; ".join(dict.fromkeys(failures.values())))
-            return pb.PrefillResponse(
-                generations=[
-                    *map(generation_message, outcome.generations),
-                    *self._failed_generations(failures),
-                ],
-                batch=batch_message(outcome.batch),
-                forward_ns=outcome.timings.forward_ns,
-                decode_ns=outcome.timings.decode_ns,
-                total_ns=outcome.timings.total_ns,
-            )
+            all_failed = len(failures) == len(request.batch.requests)
+            return pb.PrefillResponse(**self._answer(outcome, failures, all_failed=all_failed))
 
     def Decode(self, request: pb.DecodeRequest, context: grpc.ServicerContext) -> pb.DecodeResponse:
         with self._statuses(context), self._shard.lock:
             if not request.batches:
                 raise InvalidRequestError("`batches` must name at least one batch. Given: none")
             outcome = self._shard.generator.decode([batch.id for batch in request.batches])
-            if outcome.failures and not outcome.generations and outcome.batch is None:
-                # They are all that the router asked for.
-                raise InvalidRequestError("; ".join(dict.fromkeys(outcome.failures.values())))
-            return pb.DecodeResponse(
-                generations=[
-                    *map(generation_message, outcome.generations),
-                    *self._failed_generations(outcome.failures),
-                ],
-                batch=batch_message(outcome.batch),
-                forward_ns=outcome.timings.forward_ns,
-                decode_ns=outcome.timings.decode_ns,
-                total_ns=outcome.timings.total_ns,
-            )
+            # They may be all that the router asked for.
+            all_failed = not outcome.generations and outcome.batch is None
+            return pb.DecodeResponse(**self._answer(outcome, outcome.failures, all_failed=all_failed))
+
+    def _answer(self, outcome: BatchOutcome, failures: dict[int, str], *, all_failed: bool) -> dict[str, Any]:
+        """The fields of the response to Prefill and to Decode. InvalidRequestError if there are failures only."""
+        if failures and all_failed:
+            raise InvalidRequestError("; ".join(dict.fromkeys(failures.values())))
+        for request_id, message in failures.items():
+            self._shard.refused(f"Request {request_id} was refused: {message}")
+        refusals = [
+            refusal_message(request_id, message, self._shard.end_token_id)
+            for request_id, message in failures.items()
+        ]
+        return {
+            "generations": [*map(generation_message, outcome.generations), *refusals],
+            "batch": batch_message(outcome.batch),
+            "forward_ns": outcome.timings.forward_ns,
+            "decode_ns": outcome.timings.decode_ns,
+            "total_ns": outcome.timings.total_ns,
+        }
 
     def _sort_out(self, batch: pb.Batch) -> tuple[list[GenerationRequest], dict[int, str]]:
         """The requests that are well-formed, and by id why the others are not."""
@@ -228,7 +175,9 @@ class TextGenerationService(ServicerV2, ServicerV3):
         if not ids:
             raise InvalidRequestError("`requests` must not be empty. Given: none")
         if len(set(ids)) < len(ids):
-            raise InvalidRequestError(f"`id` must be unique among the requests of a batch. Given: {ids}")
+            raise InvalidRequestError(
+                f"`id` must be unique among the requests of a batch. Given: {quoted(str(ids))}"
+            )
         requests: list[GenerationRequest] = []
         malformed: dict[int, str] = {}
         for message in batch.requests:
@@ -236,7 +185,7 @@ class TextGenerationService(ServicerV2, ServicerV3):
                 requests.append(
                     generation_request(
                         message,
-                        scores_prompts=self._shard.engine.limits.scores_prompts,
+                        scores_prompts=self._shard.info.scores_prompts,
                         add_special_tokens=message.add_special_tokens
                         or not self._router_sends_add_special_tokens,
                     )
@@ -245,35 +194,13 @@ class TextGenerationService(ServicerV2, ServicerV3):
                 malformed[message.id] = str(error)
         return requests, malformed
 
-    def _failed_generations(self, failures: dict[int, str]) -> list[pb.Generation]:
-        """The errors of single requests as their answers."""
-        for request_id, message in failures.items():
-            logger.warning("Request {} was refused: {}", request_id, message)
-        return [self._finished(request_id, message) for request_id, message in failures.items()]
-
-    def _finished(self, request_id: int, text: str) -> pb.Generation:
-        """A whole answer in one token that the model did not choose.
-
-        The token is not marked as special, because the router's chat routes would leave its text out.
-        """
-        text = encodable(text)
-        return pb.Generation(
-            request_id=request_id,
-            tokens=pb.Tokens(
-                ids=[self._shard.end_token_id], logprobs=[0.0], texts=[text], is_special=[False]
-            ),
-            generated_text=pb.GeneratedText(
-                text=text, generated_tokens=1, finish_reason=pb.FINISH_REASON_EOS_TOKEN
-            ),
-        )
-
     @contextmanager
     def _statuses(self, context: grpc.ServicerContext) -> Iterator[None]:
         """Answers errors with a status, whose message the router shows to its clients."""
         try:
             yield
         except (InvalidRequestError, InvalidSettingError) as error:
-            logger.warning("Refused: {}", error)
+            self._shard.refused(f"Refused: {error}")
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, encodable(str(error))[:LONGEST_STATUS])
         except UnknownBatchError as error:
             logger.warning("Refused: {}", error)
@@ -295,114 +222,5 @@ class TextGenerationService(ServicerV2, ServicerV3):
         logger.opt(exception=error).error(
             "An RPC failed, and the state of the server cannot be trusted any more"
         )
-        if not context.add_callback(lambda: self._shard.on_fatal(error)):
-            self._shard.on_fatal(error)
-
-
-def generation_request(
-    message: pb.Request, *, add_special_tokens: bool, scores_prompts: bool
-) -> GenerationRequest:
-    """One request of the wire. Raises InvalidRequestError for what is malformed or not supported.
-
-    `prefill_logprobs` counts only if the operator allowed it, since /v1/completions always sets it (protocol
-    section 4.3).
-
-    Blocks and slots are ignored: the slot table replaces them.
-    """
-    parameters, stopping = message.parameters, message.stopping_parameters
-    return GenerationRequest(
-        id=message.id,
-        prompt=prompt_of(message),
-        max_new_tokens=stopping.max_new_tokens,
-        truncate=message.truncate,
-        add_special_tokens=add_special_tokens,
-        sampling=SamplingParameters(
-            temperature=parameters.temperature,
-            top_k=parameters.top_k,
-            top_p=parameters.top_p,
-            typical_p=parameters.typical_p,
-            do_sample=parameters.do_sample,
-            seed=parameters.seed,
-            repetition_penalty=parameters.repetition_penalty,
-            frequency_penalty=parameters.frequency_penalty,
-            watermark=parameters.watermark,
-        ),
-        stop_sequences=tuple(stopping.stop_sequences),
-        ignore_eos_token=stopping.ignore_eos_token,
-        top_n_tokens=message.top_n_tokens,
-        prompt_logprobs=message.prefill_logprobs and scores_prompts,
-        adapter_id=message.adapter_id if message.HasField("adapter_id") else None,
-        grammar=grammar_of(parameters),
-    )
-
-
-def grammar_of(parameters: pb.NextTokenChooserParameters) -> Grammar | None:
-    """None without a type or without a text, which routers send for no grammar."""
-    if parameters.grammar_type == pb.GRAMMAR_TYPE_NONE or not parameters.grammar:
-        return None
-    if parameters.grammar_type not in GRAMMAR_KINDS:
-        known = ", ".join(pb.GrammarType.Name(number) for number in GRAMMAR_KINDS)
-        raise InvalidRequestError(f"`grammar_type` must be one of {known}. Given: {parameters.grammar_type}")
-    return Grammar(GRAMMAR_KINDS[parameters.grammar_type], parameters.grammar)
-
-
-def prompt_of(message: pb.Request) -> str:
-    """The text of the chunks, which v3 routers send; `inputs` otherwise."""
-    chunks = message.input_chunks.chunks
-    for chunk in chunks:
-        if chunk.WhichOneof("chunk") != "text":
-            raise InvalidRequestError("`inputs` must be text: this model cannot see. Given: an image")
-    return "".join(chunk.text for chunk in chunks) if chunks else message.inputs
-
-
-def generation_message(generation: Generation) -> pb.Generation:
-    finished, prompt = generation.finished, generation.prompt
-    return pb.Generation(
-        request_id=generation.request_id,
-        # The router looks at whether the message is there, not at what is in it.
-        prefill_tokens=None
-        if prompt is None
-        else pb.Tokens(
-            ids=prompt.token_ids,
-            logprobs=prompt.logprobs,
-            texts=map(encodable, prompt.texts),
-            is_special=[False] * len(prompt.token_ids),
-        ),
-        tokens=tokens_message([generation.token]),
-        top_tokens=[tokens_message(generation.top_tokens)] if generation.top_tokens else [],
-        generated_text=None
-        if finished is None
-        else pb.GeneratedText(
-            text=encodable(finished.text),
-            generated_tokens=finished.generated_tokens,
-            finish_reason=FINISH_REASONS[finished.finish_reason],
-            seed=finished.seed,
-        ),
-    )
-
-
-def tokens_message(tokens: Sequence[GeneratedToken]) -> pb.Tokens:
-    return pb.Tokens(
-        ids=[token.id for token in tokens],
-        logprobs=[token.logprob for token in tokens],
-        texts=[encodable(token.text) for token in tokens],
-        is_special=[token.is_special for token in tokens],
-    )
-
-
-def batch_message(batch: CachedBatch | None) -> pb.CachedBatch | None:
-    if batch is None:
-        return None
-    rows = len(batch.request_ids)
-    return pb.CachedBatch(
-        id=batch.id,
-        request_ids=batch.request_ids,
-        size=rows,
-        max_tokens=batch.max_tokens,
-        current_tokens=rows,
-    )
-
-
-def encodable(text: str) -> str:
-    """Lone surrogates cannot be written as UTF-8, and protobuf raises for them: each becomes U+FFFD."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+        if not context.add_callback(lambda: self._shard.fail(error)):
+            self._shard.fail(error)
