@@ -145,8 +145,7 @@ def steps(engine: StaticBatchEngine, constraint: Constraint | None = None) -> li
 
     def step() -> None:
         started = engine.start_step()
-        make_masks = masks_of_step({BATCH_SIZE - 1: constraint}, BATCH_SIZE)
-        chosen = started.choose(None if make_masks is None else make_masks()).read()
+        chosen = started.choose(masks_of_step({BATCH_SIZE - 1: constraint}, BATCH_SIZE)).read()
         if constraint:
             constraint.advance(chosen[BATCH_SIZE - 1][0].token_id)
 

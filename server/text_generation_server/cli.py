@@ -50,23 +50,32 @@ def serve(
     ] = ServeFlags.otlp_service_name,
     compile_cache: Annotated[
         str | None,
-        typer.Option(help="Directory for compiled programs, or off; by default ~/.cache/tpu-tgi."),
+        typer.Option(
+            help="Directory that keeps compiled programs for the next start, or off; by default tpu-tgi in the "
+            "user's cache directory. Also TPU_TGI_COMPILE_CACHE."
+        ),
     ] = None,
     hang_timeout: Annotated[
         float | None,
-        typer.Option(help="Seconds after which a call of the device counts as hanging; 300 by default."),
+        typer.Option(
+            help="Seconds after which a call of the device counts as hanging, and health checks fail; 300 by "
+            "default. Also TPU_TGI_HANG_TIMEOUT."
+        ),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(help="Serve Prometheus metrics on this port. Also TPU_TGI_METRICS_PORT."),
     ] = None,
     logger_level: LoggerLevel = "INFO",
     json_output: JsonOutput = False,
 ) -> None:
     """Serve a model on a unix socket to a TGI router.
 
-    The static shape comes from the environment: HF_BATCH_SIZE or MAX_BATCH_SIZE (if not set, 4 on a CPU
-    and as many as fit on an accelerator), and HF_SEQUENCE_LENGTH or MAX_TOTAL_TOKENS (what the model allows, at most
-    2048, if not set).
+    The static shape comes from the environment: HF_BATCH_SIZE or MAX_BATCH_SIZE (if not set, 4 on a CPU and what
+    fits on an accelerator), and HF_SEQUENCE_LENGTH or MAX_TOTAL_TOKENS (what the model allows, at most 2048, if not
+    set).
     LORA_ADAPTERS has the LoRA adapters that requests may choose: several, with commas, of id, name=directory
     or name=id@revision.
-    TPU_TGI_COMPILE_CACHE and HANG_TIMEOUT stand for --compile-cache and --hang-timeout.
     SKIP_WARMUP=1, for debugging only, compiles each program when it is first needed.
     """
     with errors_end_the_process():
@@ -86,6 +95,7 @@ def serve(
                 otlp_service_name=otlp_service_name,
                 compile_cache=compile_cache,
                 hang_timeout=hang_timeout,
+                metrics_port=metrics_port,
             ),
             os.environ,
         )
@@ -93,10 +103,10 @@ def serve(
             logger.warning(
                 "--trust-remote-code: code from a model's repository is never run, with or without it"
             )
-        # Not earlier: `--help` and downloads need none of it.
-        from text_generation_server.shard import serve_until_stopped
+        # Not earlier, so that `--help` and downloads stay quick.
+        from text_generation_server.shard import serve as serve_shard
 
-        exit_code = serve_until_stopped(settings)
+        exit_code = serve_shard(settings)
     # Not sys.exit: a device call that outlived its grace, or a broken runtime, must not hold the process up.
     end_process(exit_code)
 

@@ -14,9 +14,7 @@ DTYPES = ("float16", "bfloat16", "float32")
 CPU_BATCH_SIZE = 4
 """The batch of a CPU if nobody chose one: more slots make each step of a CPU slower."""
 
-DEFAULT_HANG_TIMEOUT = 300.0
-"""Seconds. No call of the device is expected to take a fraction of it; a compilation is none."""
-
+DEFAULT_HANG_SECONDS = 300.0
 LONGEST_SOCKET_PATH = 107
 """Bytes in `sun_path` of a Linux unix socket address, less the final zero."""
 
@@ -37,6 +35,7 @@ class ServeFlags:
     otlp_service_name: str = "text-generation-inference.server"
     compile_cache: str | None = None
     hang_timeout: float | None = None
+    metrics_port: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Settings:
         revision: branch, tag or commit on the hub; None is the default branch.
         dtype: of the weights, one of DTYPES; None leaves it to the engine.
         uds_path: without the rank; see `socket_path`.
-        batch_size: number of slots, B; None: as many as fit on an accelerator, 4 on a CPU.
+        batch_size: number of slots, B; None: 4 on a CPU, the largest that fits on an accelerator.
         max_length: tokens of one slot, prompt and output together, T; None: min(2048, what the model allows).
         max_input_tokens: longest prompt; None leaves it to the warm-up. Below max_length.
         skip_warmup: debugging only: programs are compiled when they are first needed.
@@ -72,8 +71,9 @@ class Settings:
         otlp_endpoint: of a collector of OpenTelemetry traces; None: make none.
         otlp_service_name: under which traces are sent.
         adapters: LoRA adapters that requests may choose.
-        compile_cache: directory for compiled programs; None: keep none.
-        hang_timeout: seconds after which a call of the device counts as hanging.
+        compile_cache: keeps compiled programs for the next start; None keeps none.
+        hang_seconds: after so long a call of the device counts as hanging.
+        metrics_port: for Prometheus; None: no metrics.
     """
 
     model_id: str
@@ -90,7 +90,8 @@ class Settings:
     otlp_service_name: str = ServeFlags.otlp_service_name
     adapters: tuple[AdapterSource, ...] = ()
     compile_cache: Path | None = None
-    hang_timeout: float = DEFAULT_HANG_TIMEOUT
+    hang_seconds: float = DEFAULT_HANG_SECONDS
+    metrics_port: int | None = None
 
     def __post_init__(self) -> None:
         """Raises InvalidSettingError for a value, or a combination, that cannot be honoured."""
@@ -148,30 +149,9 @@ def read_settings(model_id: str, flags: ServeFlags, environment: Mapping[str, st
         otlp_service_name=flags.otlp_service_name,
         adapters=lora_adapters(environment.get("LORA_ADAPTERS", "")),
         compile_cache=compile_cache(flags.compile_cache, environment),
-        hang_timeout=hang_timeout(flags.hang_timeout, environment),
+        hang_seconds=hang_seconds(flags.hang_timeout, environment),
+        metrics_port=metrics_port(flags.metrics_port, environment),
     )
-
-
-def compile_cache(flag: str | None, environment: Mapping[str, str]) -> Path | None:
-    """--compile-cache or TPU_TGI_COMPILE_CACHE, a directory or "off"; else one in the user's own cache."""
-    chosen = flag if flag is not None else environment.get("TPU_TGI_COMPILE_CACHE")
-    if chosen == "off":
-        return None
-    if chosen:
-        return Path(chosen)
-    home = environment.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "tpu-tgi"
-
-
-def hang_timeout(flag: float | None, environment: Mapping[str, str]) -> float:
-    """--hang-timeout or HANG_TIMEOUT. Raises InvalidSettingError unless it is above 0."""
-    value = environment.get("HANG_TIMEOUT")
-    seconds = flag if flag is not None else number("HANG_TIMEOUT", value) if value else DEFAULT_HANG_TIMEOUT
-    if not seconds > 0:
-        raise InvalidSettingError(
-            f"--hang-timeout must be above 0 seconds, for example 300. Given: {seconds}"
-        )
-    return seconds
 
 
 def refuse_unsupported(flags: ServeFlags, environment: Mapping[str, str]) -> None:
@@ -252,6 +232,43 @@ def watermark(environment: Mapping[str, str]) -> WatermarkStrength:
     if not 0 < gamma < 1:
         raise InvalidSettingError(f"WATERMARK_GAMMA must be between 0 and 1, for example 0.5. Given: {gamma}")
     return WatermarkStrength(gamma, delta)
+
+
+def compile_cache(flag: str | None, environment: Mapping[str, str]) -> Path | None:
+    """--compile-cache or TPU_TGI_COMPILE_CACHE: a directory, or "off"; by default the user's cache directory."""
+    given = flag or environment.get("TPU_TGI_COMPILE_CACHE")
+    if given is not None and given.lower() == "off":
+        return None
+    if given:
+        return Path(given).expanduser()
+    user_cache = environment.get("XDG_CACHE_HOME") or os.path.join(
+        environment.get("HOME") or os.path.expanduser("~"), ".cache"
+    )
+    return Path(user_cache) / "tpu-tgi"
+
+
+def hang_seconds(flag: float | None, environment: Mapping[str, str]) -> float:
+    """--hang-timeout or TPU_TGI_HANG_TIMEOUT. InvalidSettingError unless it is a number above 0."""
+    name, given = "--hang-timeout", flag
+    if given is None:
+        name = "TPU_TGI_HANG_TIMEOUT"
+        given = number(name, environment.get(name) or str(DEFAULT_HANG_SECONDS))
+    if not 0 < given < math.inf:
+        raise InvalidSettingError(
+            f"{name} must be more than 0 seconds, for example {DEFAULT_HANG_SECONDS:.0f}. Given: {given:g}"
+        )
+    return given
+
+
+def metrics_port(flag: int | None, environment: Mapping[str, str]) -> int | None:
+    """--metrics-port or TPU_TGI_METRICS_PORT. InvalidSettingError unless it is a port."""
+    name, given = "--metrics-port", flag
+    if given is None:
+        name = "TPU_TGI_METRICS_PORT"
+        given = positive_integer(name, environment[name]) if environment.get(name) else None
+    if given is not None and not 1 <= given <= 65535:
+        raise InvalidSettingError(f"{name} must be a port from 1 to 65535, for example 9400. Given: {given}")
+    return given
 
 
 def number(name: str, value: str) -> float:

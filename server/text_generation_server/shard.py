@@ -1,4 +1,4 @@
-"""The shard, and how its parts are put together: settings -> files -> engine -> generator -> service."""
+"""The shard: its parts, how they are put together, and how they end."""
 
 import json
 import os
@@ -6,75 +6,113 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from loguru import logger
 
 from text_generation_server.batching.generator import Generator
-from text_generation_server.engine.contract import Engine
+from text_generation_server.engine.contract import Engine, EngineInfo, WarmupProgress
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.hub import adapter_directory, ignore_hf_transfer, model_directory
 from text_generation_server.settings import Settings
+from text_generation_server.telemetry import shortened
 
 DISTRIBUTED_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""The launcher sets these even for one shard, and libraries take them for a distributed run."""
 
 
-@dataclass(frozen=True)
 class Shard:
-    """What both services work on.
+    """What the services of both wire versions work on.
 
     Attributes:
-        skip_warmup: debugging only, see `Settings`.
+        info: of the engine.
         end_token_id: an id that may stand for the end of a text that is not the model's.
         max_input_tokens: the longest prompt, if the shard was told; a router that was told too overrides it.
-        on_fatal: called once an RPC that failed for good was answered.
-        lock: held by whoever calls the generator or the engine, except for `Engine.check_health`.
+        refusals: requests and calls that were refused since the start.
+        lock: held by whoever calls the generator or the engine, but for what is safe from any thread.
     """
 
-    generator: Generator
-    engine: Engine
-    skip_warmup: bool
-    end_token_id: int
-    max_input_tokens: int | None
-    socket_path: str
-    on_fatal: Callable[[BaseException], None]
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(
+        self,
+        *,
+        generator: Generator,
+        engine: Engine,
+        end_token_id: int,
+        socket_path: str,
+        on_fatal: Callable[[BaseException], None],
+        skip_warmup: bool = False,
+        max_input_tokens: int | None = None,
+    ) -> None:
+        """`on_fatal` is called once an RPC that failed for good was answered. `skip_warmup`: see `Settings`."""
+        self.generator = generator
+        self.engine = engine
+        self.info: EngineInfo = engine.info
+        self.end_token_id = end_token_id
+        self.max_input_tokens = max_input_tokens
+        self.socket_path = socket_path
+        self.refusals = 0
+        self.lock = threading.Lock()
+        self._skip_warmup = skip_warmup
+        self._on_fatal = on_fatal
+        self._failure: BaseException | None = None
+        self._counting = threading.Lock()
 
     def warm_up(self) -> None:
-        """Runs the programs that are new, unless that was done; a line in the log for each."""
-        if self.skip_warmup:
+        """Makes all programs ready, unless that was done; a line in the log for each."""
+        if self._skip_warmup:
             logger.warning("SKIP_WARMUP is set: programs will be compiled while requests wait for them")
             return
         started = time.monotonic()
-        self.engine.warm_up(
-            lambda step: logger.info(
-                "First run {}/{}: {} in {:.1f} s", step.index, step.count, step.program, step.seconds
-            )
-        )
-        logger.info("First runs took {:.1f} s", time.monotonic() - started)
+        self.engine.warm_up(log_progress)
+        logger.info("Warm-up took {:.1f} s", time.monotonic() - started)
+
+    def check_health(self) -> None:
+        """Raises RuntimeError if the engine failed, or does not come back. Safe from any thread."""
+        if self._failure is not None:
+            raise RuntimeError(f"The server is stopping: {self._failure}")
+        self.engine.check_health()
+
+    def fail(self, error: BaseException) -> None:
+        """From now on the shard is not healthy, and the process is to end."""
+        self._failure = error
+        self._on_fatal(error)
+
+    def refused(self, message: str) -> None:
+        """Counts a refusal, and logs it without what is too long of it. Safe from any thread."""
+        with self._counting:
+            self.refusals += 1
+        logger.warning("{}", shortened(message))
 
 
-def serve_until_stopped(settings: Settings) -> int:
-    """Loads the model and serves it; returns the exit code once the server has stopped.
+def log_progress(progress: WarmupProgress) -> None:
+    logger.info(
+        "Warm-up {}/{}: {} {} in {:.1f} s",
+        progress.index,
+        progress.count,
+        progress.program,
+        progress.origin,
+        progress.seconds,
+    )
 
-    Raises:
-        InvalidSettingError, UnsupportedModelError: it cannot be served.
+
+def serve(settings: Settings) -> int:
+    """Settings -> files -> engine -> generator -> service; returns the exit code once the server has stopped.
+
+    Raises what `load_engine` raises, and InvalidSettingError for a socket or a port that cannot be used.
     """
-    # Not at the top: the service's module needs this one.
+    # Not earlier: `--help` and downloads do without gRPC and the device's runtime.
     from text_generation_server.wire.server import ShardServer
 
     server = ShardServer(settings.socket_path)
     ignore_hf_transfer()
+    # The launcher sets these even for one shard, and libraries take them for a distributed run.
     for name in DISTRIBUTED_VARIABLES:
         os.environ.pop(name, None)
     directory = model_directory(settings.model_id, settings.revision, os.environ)
-    adapters = [
-        (adapter.name, adapter_directory(adapter.source, adapter.revision, os.environ))
-        for adapter in settings.adapters
-    ]
-    shard = load_shard(settings, directory, adapters, server.fail)
+    shard = load_shard(settings, directory, server.fail)
+    if settings.metrics_port is not None:
+        from text_generation_server.metrics import serve_metrics
+
+        serve_metrics(shard, settings.metrics_port)
     if settings.otlp_endpoint is None:
         return server.run(shard)
     from text_generation_server.tracing import traced_calls
@@ -83,16 +121,14 @@ def serve_until_stopped(settings: Settings) -> int:
         return server.run(shard, [interceptor])
 
 
-def load_shard(
-    settings: Settings,
-    directory: Path,
-    adapters: list[tuple[str, Path]],
-    on_fatal: Callable[[BaseException], None],
-) -> Shard:
-    """The shard of a checkpoint that is here. Raises as `serve_until_stopped`."""
-    # Not at the top: the fake engine of the tests stands in for this module, and nothing else needs JAX.
+def load_shard(settings: Settings, directory: Path, on_fatal: Callable[[BaseException], None]) -> Shard:
+    """The shard for a checkpoint that lies in `directory`."""
     from text_generation_server.loading.engine import EngineOptions, load_engine
 
+    adapters = [
+        (adapter.name, adapter_directory(adapter.source, adapter.revision, os.environ))
+        for adapter in settings.adapters
+    ]
     with remote_code_mentioned(directory):
         options = EngineOptions(
             batch_size=settings.batch_size,
@@ -102,7 +138,7 @@ def load_shard(
             strength=settings.watermark,
             adapters=adapters,
             skip_warmup=settings.skip_warmup,
-            hang_seconds=settings.hang_timeout,
+            hang_seconds=settings.hang_seconds,
         )
         loaded = load_engine(directory, options, settings.compile_cache)
     settings.check_max_input_tokens(loaded.engine.info.max_length)

@@ -28,7 +28,7 @@ def answers(loaded: LoadedEngine, so_far: dict[str, str], count: int) -> dict[st
     outcome = generator.prefill(0, requests)
     while True:
         for generation in outcome.generations:
-            tokens[generation.request_id].append(generation.token)
+            tokens[generation.request_id] += generation.tokens
         if outcome.batch is None:
             return dict(zip(ASKED, tokens, strict=True))
         outcome = generator.decode([0])

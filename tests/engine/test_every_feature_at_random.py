@@ -12,7 +12,12 @@ from support import engines, small_tokenizers
 from support.checkpoints import save
 from support.lora_adapters import save_adapter
 from text_generation_server.batching.generator import Generator
-from text_generation_server.batching.requests import Generation, GenerationRequest, StepOutcome
+from text_generation_server.batching.requests import (
+    BatchOutcome,
+    GeneratedToken,
+    Generation,
+    GenerationRequest,
+)
 from text_generation_server.engine.engine import StaticBatchEngine
 from text_generation_server.grammar.definition import Grammar, GrammarKind
 from text_generation_server.runtime.mesh import compilations
@@ -104,7 +109,7 @@ class Service:
         self.waiting |= {client.request.id for client in clients}
         return self.deliver(self.generator.prefill(batch_id, [client.request for client in clients]))
 
-    def deliver(self, outcome: StepOutcome) -> int | None:
+    def deliver(self, outcome: BatchOutcome) -> int | None:
         for generation in outcome.generations:
             client = self.clients[generation.request_id]
             assert client.request.id in self.waiting, "an answer for a request that has ended or left"
@@ -180,15 +185,25 @@ def test_random_requests_for_every_feature_get_the_same_answers_alone_and_togeth
 
 def compare(together: list[Generation], alone: list[Generation]) -> None:
     """Equal, but for the last digits of logprobs."""
-    assert [each.token.id for each in together] == [each.token.id for each in alone]
+    assert [token.id for token in tokens_of(together)] == [token.id for token in tokens_of(alone)]
     assert together[-1].finished == alone[-1].finished
+    for token, its_twin in zip(tokens_of(together), tokens_of(alone), strict=True):
+        assert token.text == its_twin.text
+        assert token.logprob == pytest.approx(its_twin.logprob, abs=1e-4)
+    assert alternatives(together) == alternatives(alone)
     for one, other in zip(together, alone, strict=True):
-        assert one.token.text == other.token.text
-        assert one.token.logprob == pytest.approx(other.token.logprob, abs=1e-4)
-        assert [token.id for token in one.top_tokens] == [token.id for token in other.top_tokens]
         assert (one.prompt is None) == (other.prompt is None)
         if one.prompt and other.prompt:
             assert one.prompt.logprobs == pytest.approx(other.prompt.logprobs, abs=1e-4, nan_ok=True)
+
+
+def tokens_of(answer: list[Generation]) -> list[GeneratedToken]:
+    return [token for generation in answer for token in generation.tokens]
+
+
+def alternatives(answer: list[Generation]) -> list[list[int]]:
+    """For each token, the ids of the best ones in its place."""
+    return [[token.id for token in best] for generation in answer for best in generation.top_tokens]
 
 
 def check_end(client: Client) -> None:
@@ -196,10 +211,11 @@ def check_end(client: Client) -> None:
     request, answer = client.request, client.answer
     end = answer[-1].finished
     assert end is not None
-    assert end.generated_tokens == len(answer) <= request.max_new_tokens
-    assert "".join(each.token.text for each in answer if not each.token.is_special) == end.text
+    tokens = tokens_of(answer)
+    assert end.generated_tokens == len(tokens) <= request.max_new_tokens
+    assert "".join(token.text for token in tokens if not token.is_special) == end.text
     assert (end.seed is not None) == request.sampling.samples
-    assert all(each.top_tokens for each in answer) == (request.top_n_tokens > 0)
+    assert all(map(any, (each.top_tokens for each in answer))) == (request.top_n_tokens > 0)
     assert (answer[0].prompt is not None) == request.prompt_logprobs
     if request.grammar == GRAMMARS[0] and end.finish_reason.value == "eos_token":
         assert re.fullmatch(REGEX, end.text)

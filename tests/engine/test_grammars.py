@@ -90,10 +90,10 @@ def test_rows_with_and_without_a_grammar_get_the_tokens_that_they_get_alone(gene
     for order in (requests(), requests()[::-1]):
         together = answers(generator, order)
         for request in order:
-            expected = [(g.token.id, g.token.logprob) for g in alone[request.id]]
+            expected = [(t.id, t.logprob) for g in alone[request.id] for t in g.tokens]
             ids = [token_id for token_id, _ in expected]
-            assert [g.token.id for g in together[request.id]] == ids, REQUESTS[request.id]
-            assert [g.token.logprob for g in together[request.id]] == pytest.approx(
+            assert [t.id for g in together[request.id] for t in g.tokens] == ids, REQUESTS[request.id]
+            assert [t.logprob for g in together[request.id] for t in g.tokens] == pytest.approx(
                 [logprob for _, logprob in expected], abs=1e-4
             )
 

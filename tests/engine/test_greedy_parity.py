@@ -71,8 +71,8 @@ def test_24_prompts_are_answered_token_for_token_as_by_transformers(
         running = outcomes[-1].batch.id if outcomes[-1].batch else None
         for outcome in outcomes:
             for generation in outcome.generations:
-                tokens[generation.request_id].append(generation.token.id)
-                logprobs[generation.request_id].append(generation.token.logprob)
+                tokens[generation.request_id] += [token.id for token in generation.tokens]
+                logprobs[generation.request_id] += [token.logprob for token in generation.tokens]
                 unfinished -= generation.finished is not None
 
     for index, prompt in enumerate(prompts):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.conftest import LoadedEngine
 from text_generation_server.batching.generator import Generator
-from text_generation_server.batching.requests import GeneratedText, GenerationRequest, StepOutcome
+from text_generation_server.batching.requests import BatchOutcome, GeneratedText, GenerationRequest
 from text_generation_server.engine.contract import WarmupProgress
 from text_generation_server.runtime.mesh import compilations
 from text_generation_server.sampling.parameters import SamplingParameters
@@ -74,12 +74,12 @@ def test_two_hundred_random_requests_are_answered_by_the_programs_of_the_warm_up
     alive: set[int] = set()
     memory: list[int] = []
 
-    def deliver(outcome: StepOutcome) -> int | None:
+    def deliver(outcome: BatchOutcome) -> int | None:
         for generation in outcome.generations:
             client = clients[generation.request_id]
             assert not client.cancelled, "an answer for a request that was cancelled"
             assert client.finished is None, "a second end of one answer"
-            client.pieces.append("" if generation.token.is_special else generation.token.text)
+            client.pieces += ["" if token.is_special else token.text for token in generation.tokens]
             if generation.finished:
                 client.finished = generation.finished
                 alive.remove(generation.request_id)

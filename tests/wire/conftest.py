@@ -42,12 +42,19 @@ class RunningShard:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[RunningShard]:
+def engine_fields() -> dict[str, Any]:
+    """What the engine of `running` is besides; for modules to replace."""
+    return {}
+
+
+@pytest.fixture
+def running(tmp_path: Path, engine_fields: dict[str, Any]) -> Iterator[RunningShard]:
     engine = FakeEngine(
         next_token=next_letter,
         batch_size=BATCH_SIZE,
         max_length=MAX_LENGTH,
         vocab_size=len(spelling_tokenizer()),
+        **engine_fields,
     )
     socket_path = str(tmp_path / "shard-0")
     fatal: list[BaseException] = []

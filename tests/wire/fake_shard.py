@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from text_generation_server.engine.fake import FakeEngine, FakeStep
+from text_generation_server.engine.fake import FakeEngine, FakeStartedStep
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.sampling.parameters import WatermarkStrength
 from text_generation_server.text.tokenizer import ModelTokenizer
@@ -29,7 +29,7 @@ class SteadyEngine(FakeEngine):
 
     seconds = float(os.environ.get("STEP_SECONDS", "0"))
 
-    def start_step(self) -> FakeStep:
+    def start_step(self) -> FakeStartedStep:
         if len(self.live_slots) > 1:
             time.sleep(self.seconds)
         return super().start_step()
@@ -65,8 +65,7 @@ def load_engine(model_directory: Path, options: EngineOptions, compile_cache: Pa
         scores_prompts=options.scores_prompts,
         adapters=tuple(name for name, _ in options.adapters),
     )
-    tokenizer = ModelTokenizer.from_transformers(spelling_tokenizer())
-    return LoadedEngine(engine, tokenizer, frozenset({eos_id()}))
+    return LoadedEngine(engine, ModelTokenizer.from_transformers(spelling_tokenizer()), frozenset({eos_id()}))
 
 
 if __name__ == "__main__":

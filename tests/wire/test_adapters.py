@@ -1,7 +1,6 @@
 """`adapter_id` and LORA_ADAPTERS, from the wire and the launcher's environment to the engine."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +20,23 @@ ADAPTER = {
 
 
 @pytest.fixture
-def with_adapters(running: RunningShard) -> RunningShard:
-    running.engine._info = replace(running.engine.info, adapters=("sql", "law"))
-    return running
+def engine_fields() -> dict[str, Any]:
+    return {"adapters": ("sql", "law")}
 
 
 def test_each_request_reaches_the_engine_with_its_adapter_and_an_unknown_one_means_the_base_model(
-    with_adapters: RunningShard,
+    running: RunningShard,
 ) -> None:
     names = ["law", "gpt-4o", "sql"]
     requests = [request(index, "a", adapter_id=name) for index, name in enumerate(names)]
-    answer = with_adapters.stub(WireVersion.V3).Prefill(prefill(0, *requests, request(3, "a")))
-    assert [call.adapter for call in with_adapters.engine.prefills] == ["law", None, "sql", None]
+    answer = running.stub(WireVersion.V3).Prefill(prefill(0, *requests, request(3, "a")))
+    assert [call.adapter for call in running.engine.prefills] == ["law", None, "sql", None]
     assert [generation.tokens.texts[0] for generation in answer.generations] == ["d", "b", "c", "b"]
 
 
-def test_v2_routers_which_know_no_adapters_get_the_base_model(with_adapters: RunningShard) -> None:
-    with_adapters.stub(WireVersion.V2).Prefill(prefill(0, request(0, "a", v3=False)))
-    assert [call.adapter for call in with_adapters.engine.prefills] == [None]
+def test_v2_routers_which_know_no_adapters_get_the_base_model(running: RunningShard) -> None:
+    running.stub(WireVersion.V2).Prefill(prefill(0, request(0, "a", v3=False)))
+    assert [call.adapter for call in running.engine.prefills] == [None]
 
 
 def save_adapter(directory: Path, files: dict[str, bytes]) -> Path:

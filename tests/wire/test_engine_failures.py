@@ -116,6 +116,46 @@ def test_calls_from_many_threads_take_turns(running: RunningShard, monkeypatch: 
     assert most == 1
 
 
+@pytest.mark.parametrize("other", ["FilterBatch", "ClearCache"])
+def test_a_batch_is_not_forgotten_in_the_middle_of_its_decode(
+    running: RunningShard, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    stub = running.stub(WireVersion.V3)
+    batch = stub.Prefill(prefill(0, request(0, "FOREVER", max_new_tokens=50))).batch
+    order: list[str] = []
+    began = threading.Event()
+    decode = running.shard.generator.decode
+
+    def slow(batch_ids: Any) -> Any:
+        began.set()
+        time.sleep(0.2)
+        outcome = decode(batch_ids)
+        order.append("Decode")
+        return outcome
+
+    monkeypatch.setattr(running.shard.generator, "decode", slow)
+    decoding = stub.Decode.future(pb.DecodeRequest(batches=[batch]))
+    assert began.wait(5)
+    if other == "FilterBatch":
+        stub.FilterBatch(pb.FilterBatchRequest(batch_id=0, request_ids=[]))
+    else:
+        stub.ClearCache(pb.ClearCacheRequest(id=0))
+    order.append(other)
+    assert len(decoding.result().generations) == 1
+    assert order == ["Decode", other]
+    assert running.engine.live_slots == frozenset()
+
+
+def test_after_a_failure_the_health_check_fails(running: RunningShard) -> None:
+    stub = running.stub(WireVersion.V3)
+    running.engine.fail_next("prefill", RuntimeError("out of device memory"))
+    with pytest.raises(grpc.RpcError):
+        stub.Prefill(prefill(0, request(0, "a")))
+    wait_for_fatal(running)
+    with pytest.raises(grpc.RpcError, match="out of device memory"):
+        stub.Health(pb.HealthRequest())
+
+
 def test_text_with_lone_surrogates_is_still_sent() -> None:
     assert encodable("a\ud83dz") == "a\ufffdz"
     assert encodable("é😀") == "é😀"

@@ -58,7 +58,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
         settings.append(given)
         return 0
 
-    monkeypatch.setattr(shard, "serve_until_stopped", note)
+    monkeypatch.setattr(shard, "serve", note)
     monkeypatch.setattr(cli, "configure_logging", lambda level, json_output: None)
 
     def end(exit_code: int) -> None:

@@ -1,5 +1,6 @@
 """The static shape from flags and environment, and refusals of what would silently change results."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ def settings(environment: dict[str, str] | None = None, **flags: Any) -> Setting
     return read_settings("some/model", ServeFlags(**flags), environment or {})
 
 
-def test_nothing_given_leaves_the_shape_to_the_device_and_the_model() -> None:
+def test_nothing_given_means_four_slots_of_what_the_model_allows() -> None:
     assert (settings().batch_size, settings().max_length, settings().max_input_tokens) == (None, None, None)
     assert settings().socket_path == "/tmp/text-generation-server-0"
 
@@ -140,3 +141,32 @@ def test_what_launchers_always_set_is_no_wish() -> None:
         "REQUEST_LOGPROBS": "0",
     }
     assert settings(always, speculate=0).batch_size is None
+
+
+def test_compiled_programs_are_kept_in_the_users_cache_directory_unless_that_is_off() -> None:
+    assert settings({"HOME": "/home/me"}).compile_cache == Path("/home/me/.cache/tpu-tgi")
+    assert settings({"HOME": "/home/me", "XDG_CACHE_HOME": "/cache"}).compile_cache == Path("/cache/tpu-tgi")
+    assert settings({"TPU_TGI_COMPILE_CACHE": "/data/c"}).compile_cache == Path("/data/c")
+    assert settings({"TPU_TGI_COMPILE_CACHE": "/data/c"}, compile_cache="/x").compile_cache == Path("/x")
+    for name in ("off", "OFF"):
+        assert settings({"TPU_TGI_COMPILE_CACHE": name}).compile_cache is None
+        assert settings(compile_cache=name).compile_cache is None
+
+
+def test_a_hang_is_judged_after_five_minutes_or_as_told() -> None:
+    assert settings().hang_seconds == 300
+    assert settings({"TPU_TGI_HANG_TIMEOUT": "60"}).hang_seconds == 60
+    assert settings({"TPU_TGI_HANG_TIMEOUT": "60"}, hang_timeout=2.5).hang_seconds == 2.5
+    for bad in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InvalidSettingError, match="--hang-timeout must be more than 0"):
+            settings(hang_timeout=bad)
+    with pytest.raises(InvalidSettingError, match="TPU_TGI_HANG_TIMEOUT must be a number"):
+        settings({"TPU_TGI_HANG_TIMEOUT": "soon"})
+
+
+def test_metrics_are_off_unless_they_have_a_port() -> None:
+    assert settings().metrics_port is None
+    assert settings({"TPU_TGI_METRICS_PORT": "9400"}).metrics_port == 9400
+    assert settings(metrics_port=9401).metrics_port == 9401
+    with pytest.raises(InvalidSettingError, match="--metrics-port must be a port from 1 to 65535"):
+        settings(metrics_port=70000)

@@ -125,8 +125,8 @@ def test_a_warm_up_compiles_and_generates_nothing_for_its_requests(
 
 def test_prompts_of_routers_that_cannot_ask_for_special_tokens_get_them(running: RunningShard) -> None:
     v3 = running.stub(WireVersion.V3)
-    running.stub(WireVersion.V2).Prefill(prefill(0, request(0, "a", v3=False)))
     v3.Warmup(warmup_v3(max_prefill_tokens=100, knows_add_special_tokens=False))
+    running.stub(WireVersion.V2).Prefill(prefill(0, request(0, "a", v3=False)))
     v3.Prefill(prefill(1, request(1, "a", add_special_tokens=False)))
     v3.Warmup(warmup_v3(max_prefill_tokens=100))
     v3.Prefill(prefill(2, request(2, "a", add_special_tokens=False)))

@@ -182,7 +182,7 @@ def test_a_decode_of_no_batch_is_refused(stub: Any) -> None:
 def test_batch_and_request_ids_may_be_used_again_without_clearing(stub: Any, running: RunningShard) -> None:
     # So does text-generation-benchmark in every run.
     for _ in range(3):
-        requests = [request(each, "a", max_new_tokens=8) for each in range(BATCH_SIZE)]
+        requests = [request(each, "a", max_new_tokens=4) for each in range(BATCH_SIZE)]
         batch = stub.Prefill(prefill(0, *requests)).batch
         decode(stub, batch)
     assert len(running.engine.live_slots) == BATCH_SIZE

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from text_generation_server.engine.contract import EngineInfo
 from text_generation_server.pb import messages_pb2 as pb
 
 from .conftest import RunningShard
@@ -13,17 +12,8 @@ from .router_messages import prefill, request
 
 
 @pytest.fixture
-def scoring(running: RunningShard) -> RunningShard:
-    info = running.engine.info
-    running.engine._info = EngineInfo(
-        info.batch_size,
-        info.max_length,
-        info.vocab_size,
-        info.dtype,
-        info.device_type,
-        scores_prompts=True,
-    )
-    return running
+def engine_fields() -> dict[str, Any]:
+    return {"scores_prompts": True}
 
 
 def test_top_tokens_are_one_message_for_each_token(stub: Any) -> None:
@@ -36,7 +26,7 @@ def test_top_tokens_are_one_message_for_each_token(stub: Any) -> None:
         assert not silent.top_tokens
 
 
-def test_prompt_logprobs_come_once_and_start_with_nan(stub: Any, scoring: RunningShard) -> None:
+def test_prompt_logprobs_come_once_and_start_with_nan(stub: Any) -> None:
     batch = stub.Prefill(prefill(0, request(0, "abc", prefill_logprobs=True)))
     prompt = batch.generations[0].prefill_tokens
     assert len(prompt.ids) == len(prompt.logprobs) == len(prompt.texts) > 1
@@ -46,10 +36,10 @@ def test_prompt_logprobs_come_once_and_start_with_nan(stub: Any, scoring: Runnin
     assert not later.HasField("prefill_tokens")
 
 
-def test_a_request_that_does_not_ask_gets_no_prompt_logprobs(stub: Any, scoring: RunningShard) -> None:
+def test_a_request_that_does_not_ask_gets_no_prompt_logprobs(stub: Any, running: RunningShard) -> None:
     answer = stub.Prefill(prefill(0, request(0, "abc")))
     assert not answer.generations[0].HasField("prefill_tokens")
-    assert scoring.engine.calls["score_prompt"] == 0
+    assert running.engine.calls["score_prompt"] == 0
 
 
 def test_a_watermark_reaches_the_engine(stub: Any, running: RunningShard) -> None:

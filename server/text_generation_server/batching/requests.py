@@ -95,18 +95,20 @@ class PromptTokens:
 
 @dataclass(frozen=True)
 class Generation:
-    """One token of one request.
+    """The tokens of one request that no answer had yet.
 
     Attributes:
+        tokens: at least one, oldest first.
         finished: set with the last token.
-        top_tokens: the best tokens in its place, best first, if the request asked for them.
+        top_tokens: for each of `tokens` the best ones in its place, best first, if the request asked for them; else
+            empty.
         prompt: comes with the first token, if the request asked for it.
     """
 
     request_id: int
-    token: GeneratedToken
+    tokens: tuple[GeneratedToken, ...]
     finished: GeneratedText | None = None
-    top_tokens: tuple[GeneratedToken, ...] = ()
+    top_tokens: tuple[tuple[GeneratedToken, ...], ...] = ()
     prompt: PromptTokens | None = None
 
 
@@ -124,7 +126,7 @@ class CachedBatch:
 
 
 @dataclass(frozen=True)
-class StepTimings:
+class Timings:
     """Nanoseconds spent in one prefill or decode.
 
     Attributes:
@@ -137,7 +139,7 @@ class StepTimings:
 
 
 @dataclass(frozen=True)
-class StepOutcome:
+class BatchOutcome:
     """What prefill and decode return.
 
     Attributes:
@@ -147,5 +149,5 @@ class StepOutcome:
 
     generations: list[Generation]
     batch: CachedBatch | None
-    timings: StepTimings
+    timings: Timings
     failures: dict[int, str]

@@ -99,6 +99,7 @@ class StartedStep(Protocol):
     def choose(self, allowed: AllowedTokens | None = None) -> PendingOutput:
         """Starts the choice; must be called once, and before anything else is asked of the engine.
 
+        Outcomes of programs that were started before may be read meanwhile: masks follow from the tokens before them.
         `allowed` tells what each slot may choose; None allows all. It may be made while the model runs.
         """
         ...

@@ -134,7 +134,7 @@ class StaticBatchEngine:
         if not 0 <= slot < self._info.batch_size:
             raise RuntimeError(f"There is no slot {slot}: the slots are 0 to {self._info.batch_size - 1}.")
         if slot in self._live:
-            raise RuntimeError(f"Slot {slot} is live: release it before the next prefill.")
+            raise RuntimeError(f"Slot {slot} is in use: release it before the next prefill.")
         index = self._adapters.index(adapter)
         placement = {"slot": self._send([slot]), "length": self._send([length])}
         bucket = bucket_for(length, self._prefill_buckets)

@@ -28,6 +28,9 @@ from text_generation_server.sampling.parameters import SamplingParameters
 
 Program = Literal["prefill", "decode"]
 
+MEANINGLESS_TOKEN = -1
+"""What a step chooses for a slot that is full: no token id, so that using it is noticed."""
+
 
 @dataclass(frozen=True)
 class PrefillCall:
@@ -43,45 +46,48 @@ class PrefillCall:
 class FakePendingOutput:
     """An outcome that was computed when its program was started, or the error that reading it raises."""
 
-    def __init__(self, engine: "FakeEngine", chosen: ChosenTokens, error: Exception | None) -> None:
+    def __init__(self, engine: "FakeEngine", name: str, error: Exception | None) -> None:
+        self.chosen: ChosenTokens = {}
+        self.was_read = False
         self._engine = engine
-        self._chosen = chosen
+        self._name = name
         self._error = error
-        self._was_read = False
 
     def read(self) -> ChosenTokens:
-        if self._was_read:
+        if self.was_read:
             raise RuntimeError("The outcome of a program may be read once; it was read before.")
-        self._was_read = True
+        self.was_read = True
         self._engine.calls["read"] += 1
-        self._engine.order.append("read")
+        self._engine.timeline.append(f"read {self._name}")
         if self._error is not None:
             raise self._error
-        return self._chosen
+        return self.chosen
 
 
-class FakeStep:
-    """A step of which nothing was chosen yet."""
+class FakeStartedStep:
+    """A step that has yet to choose."""
 
-    def __init__(self, engine: "FakeEngine") -> None:
-        self._engine = engine
-        self._was_chosen = False
+    def __init__(self, choose: Callable[[AllowedTokens | None], FakePendingOutput]) -> None:
+        self._choose = choose
+        self._has_chosen = False
 
     def choose(self, allowed: AllowedTokens | None = None) -> FakePendingOutput:
-        if self._was_chosen:
-            raise RuntimeError("The tokens of this step were chosen before.")
-        self._was_chosen = True
-        return self._engine.choose(allowed)
+        """RuntimeError if it has chosen before, or if the masks have a wrong shape or allow nothing."""
+        if self._has_chosen:
+            raise RuntimeError("A step chooses once; this one has chosen before.")
+        self._has_chosen = True
+        return self._choose(allowed)
 
 
 class FakeEngine:
     """A deterministic engine in plain Python.
 
     Attributes:
-        calls: how often each method was called; "read" counts the outcomes that were read, "masked decode" the
-            steps in which not all tokens were allowed, "decode" all steps.
+        calls: how often each method was called; "decode" counts the steps that were started, "masked decode" those
+            in which not all tokens were allowed, "read" the outcomes that were read.
         prefills: the arguments of all prefills, oldest first.
-        order: "prefill", "decode" and "read" in the order in which they happened.
+        timeline: what was asked of the engine, oldest first: "prefill 0" (the slot), "start 1", "choose 1",
+            "read 1" (the number of the step), "read prefill 0".
     """
 
     def __init__(
@@ -93,26 +99,29 @@ class FakeEngine:
         vocab_size: int = 256,
         scores_prompts: bool = False,
         adapters: tuple[str, ...] = (),
+        tokens_per_step: int = 1,
     ) -> None:
         """`next_token` maps prompt and output so far to the next token id; by default a checksum of them.
 
         With the first adapter a slot gets the successor of that token in the vocabulary, with the second the
-        successor of that one, and so on.
+        successor of that one, and so on. A step without masks chooses `tokens_per_step` for each slot.
         """
         self._info = EngineInfo(
             batch_size, max_length, vocab_size, "float32", "fake", scores_prompts, adapters
         )
         self._next_token = next_token or self._checksum
+        self._tokens_per_step = tokens_per_step
         self._histories: dict[int, list[int]] = {}
+        self._filled_by: dict[int, FakePendingOutput] = {}
         self._ranked: set[int] = set()
         self._shifts: dict[int, int] = {}
         self._failures: dict[tuple[Program, str], Exception] = {}
         self._broken: str | None = None
         self._is_warm = False
+        self._is_choosing = False
         self.calls: Counter[str] = Counter()
         self.prefills: list[PrefillCall] = []
-        self.order: list[str] = []
-        self._unchosen = False
+        self.timeline: list[str] = []
 
     @property
     def info(self) -> EngineInfo:
@@ -131,9 +140,12 @@ class FakeEngine:
         self._broken = reason
 
     def warm_up(self, progress: Callable[[WarmupProgress], None]) -> None:
-        self.calls["warm_up"] += 1
+        """RuntimeError if a slot is live."""
+        self._called("warm_up")
         if self._is_warm:
             return
+        if self._histories:
+            raise RuntimeError(f"Slots {sorted(self._histories)} are live: release them before the warm-up.")
         self._is_warm = True
         for index, program in enumerate(("prefill", "decode"), start=1):
             progress(WarmupProgress(program, index, count=2, seconds=0.0))
@@ -149,68 +161,80 @@ class FakeEngine:
         allowed: AllowedTokens | None = None,
     ) -> FakePendingOutput:
         """RuntimeError if the slot is live or does not exist; ValueError if the prompt or the adapter does not fit."""
-        self._require_chosen()
-        self.calls["prefill"] += 1
-        self.order.append("prefill")
+        self._called("prefill")
         self.prefills.append(PrefillCall(slot, tuple(token_ids), sampling, ranked, adapter))
         self._raise_planned("prefill")
         if not 0 <= slot < self._info.batch_size:
             raise RuntimeError(f"There is no slot {slot}: the slots are 0 to {self._info.batch_size - 1}.")
         if slot in self._histories:
-            raise RuntimeError(f"Slot {slot} is live: release it before the next prefill.")
+            raise RuntimeError(f"Slot {slot} is in use: release it before the next prefill.")
         if not 1 <= len(token_ids) < self._info.max_length:
             raise ValueError(
                 f"A prompt must have 1 to {self._info.max_length - 1} tokens. Given: {len(token_ids)}."
             )
-        shift = self._shift(adapter)
+        self._shifts[slot] = self._shift(adapter)
         self._histories[slot] = list(token_ids)
-        self._shifts[slot] = shift
         if ranked:
             self._ranked.add(slot)
-        return self._pending("prefill", {slot: (self._advance(slot, allowed),)})
+        self.timeline.append(f"prefill {slot}")
+        pending = self._pending("prefill", f"prefill {slot}")
+        pending.chosen = {slot: [self._chosen(slot, allowed, pending)]}
+        return pending
 
-    def start_step(self) -> FakeStep:
-        """RuntimeError if no slot is live, or a step was started and not chosen."""
-        self._require_chosen()
-        self.calls["decode"] += 1
-        self.order.append("decode")
+    def start_step(self) -> FakeStartedStep:
+        """RuntimeError if no slot is live, or if one is full and the outcome that filled it was read."""
+        self._called("decode")
         self._raise_planned("decode")
         if not self._histories:
             raise RuntimeError("No slot is live: there is nothing to decode.")
-        self._unchosen = True
-        return FakeStep(self)
+        for slot, filled_by in self._filled_by.items():
+            if filled_by.was_read:
+                raise RuntimeError(
+                    f"Slot {slot} is full: it holds {self._info.max_length} tokens, and should be released."
+                )
+        self._is_choosing = True
+        number = self.calls["decode"]
+        self.timeline.append(f"start {number}")
+        return FakeStartedStep(lambda allowed: self._choose(number, allowed))
 
-    def choose(self, allowed: AllowedTokens | None) -> FakePendingOutput:
-        """The second half of a step, see `FakeStep`."""
-        self._unchosen = False
+    def _choose(self, number: int, allowed: AllowedTokens | None) -> FakePendingOutput:
+        self._is_choosing = False
+        self.timeline.append(f"choose {number}")
         if allowed is not None:
             self.calls["masked decode"] += 1
-        chosen: dict[int, tuple[ChosenToken, ...]] = {
-            slot: (self._advance(slot, None if allowed is None else allowed[slot]),)
-            for slot in list(self._histories)
+            if allowed.shape != (self._info.batch_size, words(self._info.vocab_size)):
+                raise RuntimeError(f"The masks of a step cannot have the shape {allowed.shape}.")
+        pending = self._pending("decode", str(number))
+        count = self._tokens_per_step if allowed is None else 1
+        pending.chosen = {
+            slot: [
+                self._chosen(slot, None if allowed is None else allowed[slot], pending) for _ in range(count)
+            ]
+            for slot in self._histories
         }
-        return self._pending("decode", chosen)
+        return pending
 
     def release(self, slot: int) -> None:
-        self.calls["release"] += 1
+        self._called("release")
         self._histories.pop(slot, None)
+        self._filled_by.pop(slot, None)
         self._ranked.discard(slot)
 
     def score_prompt(self, token_ids: Sequence[int], adapter: str | None = None) -> list[float]:
         """With an adapter, each logprob is lower by its place among the adapters."""
-        self.calls["score_prompt"] += 1
+        self._called("score_prompt")
         if not self._info.scores_prompts:
             raise RuntimeError("This engine does not score prompts.")
         shift = self._shift(adapter)
         return [self.logprob_of(token_id) - shift for token_id in token_ids[1:]]
 
-    def statistics(self) -> EngineStatistics:
-        return EngineStatistics()
-
     def check_health(self) -> None:
         self.calls["check_health"] += 1
         if self._broken is not None:
             raise RuntimeError(self._broken)
+
+    def statistics(self) -> EngineStatistics:
+        return EngineStatistics(programs_compiled=2 if self._is_warm else 0)
 
     @staticmethod
     def logprob_of(token_id: int) -> float:
@@ -223,21 +247,23 @@ class FakeEngine:
         logprobs = [self.logprob_of(token_id) - step for step in (0, 1, 2, 2, *range(3, MAX_RANKED - 1))]
         return RankedTokens(ids, logprobs)
 
-    def _advance(self, slot: int, allowed: AllowedTokens | None) -> ChosenToken:
+    def _called(self, method: str) -> None:
+        self.calls[method] += 1
+        if self._is_choosing:
+            raise RuntimeError(f"A started step must choose before anything else is asked. Called: {method}.")
+
+    def _chosen(self, slot: int, allowed: AllowedTokens | None, pending: FakePendingOutput) -> ChosenToken:
         history = self._histories[slot]
-        # A step that was started ahead of the end of its owner may run past the slot; what it chooses means nothing.
-        is_full = len(history) >= self._info.max_length
-        token_id = 0 if is_full else self._next_token(history)
-        token_id = (token_id + self._shifts[slot]) % self._info.vocab_size
+        if len(history) >= self._info.max_length:
+            return ChosenToken(MEANINGLESS_TOKEN, float("nan"))
+        token_id = (self._next_token(history) + self._shifts[slot]) % self._info.vocab_size
         if allowed is not None:
             token_id = self._first_allowed(token_id, allowed)
         history.append(token_id)
+        if len(history) == self._info.max_length:
+            self._filled_by[slot] = pending
         ranked = self.ranking_of(token_id) if slot in self._ranked else None
         return ChosenToken(token_id, self.logprob_of(token_id), ranked)
-
-    def _require_chosen(self) -> None:
-        if self._unchosen:
-            raise RuntimeError("A step was started and not chosen: call choose() before anything else.")
 
     def _shift(self, adapter: str | None) -> int:
         """The place of the adapter, from 1 on; 0 for the base model."""
@@ -258,8 +284,8 @@ class FakeEngine:
                 return (token_id + step) % size
         raise RuntimeError("No token is allowed.")
 
-    def _pending(self, program: Program, chosen: ChosenTokens) -> FakePendingOutput:
-        return FakePendingOutput(self, chosen, self._failures.pop((program, "read"), None))
+    def _pending(self, program: Program, name: str) -> FakePendingOutput:
+        return FakePendingOutput(self, name, self._failures.pop((program, "read"), None))
 
     def _raise_planned(self, program: Program) -> None:
         error = self._failures.pop((program, "start"), None)

@@ -1,7 +1,9 @@
-"""Compiles grammars beside the running batch, each one once."""
+"""Compiles grammars beside the running batch, each one once, as long as somebody waits for it."""
 
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 
 from text_generation_server.errors import InvalidRequestError
 from text_generation_server.grammar.compilation import CompiledGrammar, compile_grammar
@@ -16,28 +18,47 @@ CACHE_SIZE = 64
 """Grammars that are kept, those that cannot be compiled included; the one not used for longest goes first."""
 
 
+@dataclass
+class CachedGrammar:
+    """A grammar that is compiled, or will be.
+
+    Attributes:
+        users: constraints that are not closed.
+    """
+
+    compiling: Future[CompiledGrammar]
+    users: int = 0
+
+
 class GrammarCompiler:
     """Gives each request with a grammar its constraint at once, and compiles in threads of its own."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="grammar")
-        self._compiled: OrderedDict[Grammar, Future[CompiledGrammar]] = OrderedDict()
+        self._cached: OrderedDict[Grammar, CachedGrammar] = OrderedDict()
 
     def constraint(self, grammar: Grammar) -> Constraint:
-        """A new constraint, whose grammar may still be compiling.
+        """A new constraint, whose grammar may still be compiling. It is to be closed.
 
         Raises InvalidRequestError if this model cannot have grammars.
         """
         self._vocabulary.check()
-        compiling = self._compiled.get(grammar)
-        if compiling is None or failed_for_another_reason(compiling):
-            compiling = self._threads.submit(compile_grammar, grammar, self._vocabulary)
-            self._compiled[grammar] = compiling
-            if len(self._compiled) > CACHE_SIZE:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(grammar)
-        return Constraint(compiling, self._vocabulary)
+        cached = self._cached.get(grammar)
+        if cached is None or failed_for_another_reason(cached.compiling):
+            cached = CachedGrammar(self._threads.submit(compile_grammar, grammar, self._vocabulary))
+            self._cached[grammar] = cached
+            if len(self._cached) > CACHE_SIZE:
+                self._cached.popitem(last=False)
+        self._cached.move_to_end(grammar)
+        cached.users += 1
+        return Constraint(cached.compiling, self._vocabulary, partial(self._closed, grammar, cached))
+
+    def _closed(self, grammar: Grammar, cached: CachedGrammar) -> None:
+        """Cancels a compilation that has not begun and that nobody waits for any more."""
+        cached.users -= 1
+        if cached.users == 0 and cached.compiling.cancel() and self._cached.get(grammar) is cached:
+            del self._cached[grammar]
 
 
 def failed_for_another_reason(compiling: Future[CompiledGrammar]) -> bool:

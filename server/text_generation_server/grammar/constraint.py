@@ -1,7 +1,7 @@
 """What holds one request's output to its grammar, from the compilation to the last token."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 from loguru import logger
@@ -22,8 +22,15 @@ class Constraint:
         compiling: done once the grammar is compiled, or cannot be.
     """
 
-    def __init__(self, compiling: Future[CompiledGrammar], vocabulary: Vocabulary) -> None:
+    def __init__(
+        self,
+        compiling: Future[CompiledGrammar],
+        vocabulary: Vocabulary,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_close` is called once, when the request is over."""
         self.compiling = compiling
+        self._on_close: Callable[[], None] | None = on_close
         self._vocabulary = vocabulary
         self._deadline = time.monotonic() + LONGEST_WAIT
         self._matcher: Matcher | None = None
@@ -44,6 +51,12 @@ class Constraint:
         """Why the request cannot be served (any more)."""
         self._matcher_if_ready()
         return self._failure
+
+    def close(self) -> None:
+        """The request is over, or nobody waits for it any more."""
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
 
     def advance(self, token_id: int) -> None:
         """Takes a token in; sets `failure` if the grammar does not allow it there."""

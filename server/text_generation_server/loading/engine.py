@@ -33,7 +33,7 @@ from text_generation_server.runtime.compiler import Compiler
 from text_generation_server.runtime.executable import Executable
 from text_generation_server.runtime.mesh import Buffer, DeviceMesh, MeshDevice, open_mesh
 from text_generation_server.sampling.parameters import WatermarkStrength
-from text_generation_server.settings import CPU_BATCH_SIZE, DEFAULT_HANG_TIMEOUT
+from text_generation_server.settings import CPU_BATCH_SIZE, DEFAULT_HANG_SECONDS
 from text_generation_server.text.tokenizer import ModelTokenizer
 
 DEFAULT_WATERMARK = WatermarkStrength()
@@ -64,7 +64,7 @@ class EngineOptions:
     strength: WatermarkStrength = DEFAULT_WATERMARK
     adapters: Sequence[tuple[str, Path]] = ()
     skip_warmup: bool = False
-    hang_seconds: float = DEFAULT_HANG_TIMEOUT
+    hang_seconds: float = DEFAULT_HANG_SECONDS
     layout: CacheLayout | None = None
 
 
@@ -334,7 +334,8 @@ def program_bytes(executables: Iterable[Executable]) -> int:
     """Code of all, and the largest temporaries and results of one: programs run one after the other."""
     memories = [executable.memory for executable in executables]
     transient = max((m.temporaries + max(0, m.results - m.aliased) for m in memories), default=0)
-    return int(sum(m.code for m in memories) + transient)
+    code: int = sum(m.code for m in memories)
+    return code + transient
 
 
 def log_progress(step: WarmupProgress) -> None:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from enum import IntEnum
 
-from text_generation_server.errors import InvalidRequestError
+from text_generation_server.errors import require
 
 UINT64_MAX = 2**64 - 1
 
@@ -105,9 +105,3 @@ class SamplingParameters:
         if self.samples or self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0:
             return Processing.PENALTIES
         return Processing.NONE
-
-
-def require(holds: bool, field: str, value: object, allowed: str) -> None:
-    """Raises InvalidRequestError that names the field, the value given and what is allowed."""
-    if not holds:
-        raise InvalidRequestError(f"`{field}` must be {allowed}. Given: {value}")

@@ -1,1 +1,1 @@
-"""Between text and token ids: prompts, incremental detokenisation, stop sequences."""
+"""Between text and token ids: the tokenizer, prompts, incremental detokenisation, stop sequences."""

@@ -1,9 +1,8 @@
-"""Text of the output, token by token: incremental detokenisation and stop sequences."""
+"""Text of the output, token by token: incremental detokenisation."""
 
 from collections.abc import Sequence
 
-from text_generation_server.errors import InvalidRequestError
-from text_generation_server.text.tokens import TokenDecoder
+from text_generation_server.text.tokenizer import ModelTokenizer
 
 CONTEXT_TOKENS = 5
 """Prompt tokens that are decoded along with the output: they tell if its first word has a leading space."""
@@ -29,10 +28,10 @@ class IncrementalText:
     Special tokens stand outside: they have their own text and do not enter the window.
     """
 
-    def __init__(self, decoder: TokenDecoder, prompt_ids: Sequence[int]) -> None:
-        self._decoder = decoder
+    def __init__(self, tokenizer: ModelTokenizer, prompt_ids: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
         self._context = self._context_of(prompt_ids)
-        self._context_text = decoder.decode(self._context)
+        self._context_text = tokenizer.decode(self._context)
         self._fresh: list[int] = []
         self._given = 0  # characters of the fresh tokens that were given out
         self._unfinished_tokens = 0  # tokens since the text last was at rest
@@ -43,19 +42,20 @@ class IncrementalText:
         Pieces of normal tokens concatenate to the text of all of them, without a character that is
         incomplete at the end. Bytes that can never become a character are given out as U+FFFD.
         """
-        if token_id in self._decoder.special_ids:
-            return self._decoder.decode([token_id])
-        if not self._decoder.knows(token_id):
+        if token_id in self._tokenizer.special_ids:
+            return self._tokenizer.decode([token_id])
+        if self._tokenizer.token(token_id) is None:
+            # Models pad their vocabulary, and may choose such an id.
             return ""
         self._fresh.append(token_id)
-        text = self._decoder.decode([*self._context, *self._fresh])
+        text = self._tokenizer.decode([*self._context, *self._fresh])
         at_rest = not text.endswith(REPLACEMENT_CHARACTER)
         self._unfinished_tokens = 0 if at_rest else self._unfinished_tokens + 1
         if not text.startswith(self._context_text):
             # Byte-fallback decoders show a whole run of bytes as U+FFFD while one of them is out of place,
             # even those that were given out as characters. Tokens that begin with a byte need no context.
             self._context, self._context_text = [], ""
-            text = self._decoder.decode(self._fresh)
+            text = self._tokenizer.decode(self._fresh)
         piece = text[len(self._context_text) + self._given : self._complete_end(text)]
         self._given += len(piece)
         self._move_window()
@@ -75,11 +75,11 @@ class IncrementalText:
 
     def _move_window(self) -> None:
         if self._unfinished_tokens == 0:
-            self._context, self._context_text = self._fresh, self._decoder.decode(self._fresh)
+            self._context, self._context_text = self._fresh, self._tokenizer.decode(self._fresh)
         elif len(self._fresh) == LONGEST_WINDOW:
             # What was given out of the context's text stays the same part of it, so this may cut anywhere.
             self._context = self._fresh[LONGEST_WINDOW // 2 :]
-            text = self._decoder.decode(self._context)
+            text = self._tokenizer.decode(self._context)
             self._context_text = text[: self._complete_end(text)]
         else:
             return
@@ -91,41 +91,10 @@ class IncrementalText:
         for token_id in reversed(prompt_ids):
             if len(normal) == CONTEXT_TOKENS:
                 break
-            if token_id not in self._decoder.special_ids:
+            if token_id not in self._tokenizer.special_ids:
                 normal.insert(0, token_id)
         for start in range(len(normal)):
-            text = self._decoder.decode(normal[start:])
+            text = self._tokenizer.decode(normal[start:])
             if text.strip(REPLACEMENT_CHARACTER) == text:
                 return normal[start:]
         return normal
-
-
-class StopSequences:
-    """Finds the first place where the output has one of its stop sequences.
-
-    The output is what is streamed, special tokens' text included (TGI's rule, `utils/tokens.py`); other than
-    with TGI, a sequence is found wherever it ends, also within a token. Searching costs no more for a long
-    output than for a short one: of what went before, only the longest sequence's length is kept.
-    """
-
-    def __init__(self, sequences: Sequence[str]) -> None:
-        """Raises InvalidRequestError for an empty sequence, which would stop before the first token."""
-        if "" in sequences:
-            raise InvalidRequestError(
-                f"`stop` must not contain an empty string. Given: {list(sequences)}. "
-                "Leave it out, or name at least one character."
-            )
-        self._sequences = tuple(sequences)
-        self._tail_length = max(map(len, sequences), default=1) - 1
-        self._tail = ""
-
-    def end_in(self, piece: str) -> int | None:
-        """Appends `piece` to the output; where in `piece` the first stop sequence ends, None if none does.
-
-        Not to be called again once it found one.
-        """
-        before = len(self._tail)
-        text = self._tail + piece
-        starts = [(text.find(stop), len(stop)) for stop in self._sequences]
-        self._tail = text[max(0, len(text) - self._tail_length) :]
-        return min((start + length - before for start, length in starts if start >= 0), default=None)

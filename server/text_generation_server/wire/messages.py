@@ -1,4 +1,4 @@
-"""Protobuf <-> the types of the generator."""
+"""Messages of the wire <-> requests, generations and batches of ours."""
 
 import re
 from collections.abc import Sequence
@@ -96,8 +96,8 @@ def generation_message(generation: Generation) -> pb.Generation:
             texts=map(encodable, prompt.texts),
             is_special=[False] * len(prompt.token_ids),
         ),
-        tokens=tokens_message([generation.token]),
-        top_tokens=[tokens_message(generation.top_tokens)] if generation.top_tokens else [],
+        tokens=tokens_message(generation.tokens),
+        top_tokens=[tokens_message(best) for best in generation.top_tokens],
         generated_text=None
         if finished is None
         else pb.GeneratedText(
@@ -134,3 +134,18 @@ def batch_message(batch: CachedBatch | None) -> pb.CachedBatch | None:
 def encodable(text: str) -> str:
     """Lone surrogates cannot be written as UTF-8, and protobuf raises for them: each becomes U+FFFD."""
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def refusal_message(request_id: int, text: str, end_token_id: int) -> pb.Generation:
+    """A whole answer in one token that the model did not choose.
+
+    The token is not marked as special, because the router's chat routes would leave its text out.
+    """
+    text = encodable(text)
+    return pb.Generation(
+        request_id=request_id,
+        tokens=pb.Tokens(ids=[end_token_id], logprobs=[0.0], texts=[text], is_special=[False]),
+        generated_text=pb.GeneratedText(
+            text=text, generated_tokens=1, finish_reason=pb.FINISH_REASON_EOS_TOKEN
+        ),
+    )

@@ -1,4 +1,4 @@
-"""RPCs <-> generator: what a stock router asks, in its protobuf, and answers that cannot kill it."""
+"""The RPCs: what a stock router asks, and answers that cannot kill it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,8 +7,8 @@ from typing import Any
 import grpc
 from loguru import logger
 
-from text_generation_server.batching.requests import GenerationRequest, StepOutcome
-from text_generation_server.errors import InvalidRequestError, InvalidSettingError, UnknownBatchError
+from text_generation_server.batching.requests import BatchOutcome, GenerationRequest
+from text_generation_server.errors import InvalidRequestError, InvalidSettingError, UnknownBatchError, quoted
 from text_generation_server.pb import messages_pb2 as pb
 from text_generation_server.pb.service_v2_pb2_grpc import TextGenerationServiceServicer as ServicerV2
 from text_generation_server.pb.service_v3_pb2_grpc import TextGenerationServiceServicer as ServicerV3
@@ -19,6 +19,7 @@ from text_generation_server.wire.messages import (
     encodable,
     generation_message,
     generation_request,
+    refusal_message,
 )
 
 LIVENESS_ID = 2**64 - 1
@@ -37,7 +38,7 @@ class TextGenerationService(ServicerV2, ServicerV3):
         self._router_sends_add_special_tokens = version is WireVersion.V3
 
     def Info(self, request: pb.InfoRequest, context: grpc.ServicerContext) -> pb.InfoResponse:
-        info = self._shard.engine.info
+        info = self._shard.info
         return pb.InfoResponse(
             requires_padding=self._version is WireVersion.V2,
             dtype=info.dtype,
@@ -57,7 +58,7 @@ class TextGenerationService(ServicerV2, ServicerV3):
     def Health(self, request: pb.HealthRequest, context: grpc.ServicerContext) -> pb.HealthResponse:
         """Does not wait for the device, so that a long prefill does not look like a dead server."""
         with self._statuses(context):
-            self._shard.engine.check_health()
+            self._shard.check_health()
         return pb.HealthResponse()
 
     def ClearCache(
@@ -91,8 +92,8 @@ class TextGenerationService(ServicerV2, ServicerV3):
         with self._statuses(context):
             limits = limits_for_router(
                 self._version,
-                batch_size=shard.engine.info.batch_size,
-                max_length=shard.engine.info.max_length,
+                batch_size=shard.info.batch_size,
+                max_length=shard.info.max_length,
                 max_input_tokens=request.max_input_tokens
                 if request.HasField("max_input_tokens")
                 else shard.max_input_tokens,
@@ -122,8 +123,8 @@ class TextGenerationService(ServicerV2, ServicerV3):
         if any(each.id == LIVENESS_ID for each in request.batch.requests):
             # Like Health: it may come while all slots are busy, and must neither wait nor take one.
             with self._statuses(context):
-                shard.generator.liveness()
-            return pb.PrefillResponse(generations=[self._finished(LIVENESS_ID, "")])
+                shard.check_health()
+            return pb.PrefillResponse(generations=[refusal_message(LIVENESS_ID, "", shard.end_token_id)])
         with self._statuses(context), shard.lock:
             if not context.is_active():
                 # The router left while this waited for the lock: nobody would ever clear these requests.
@@ -138,27 +139,30 @@ class TextGenerationService(ServicerV2, ServicerV3):
                 raise InvalidRequestError("; ".join(dict.fromkeys(malformed.values())))
             outcome = shard.generator.prefill(request.batch.id, requests)
             failures = malformed | outcome.failures
-            if len(failures) == len(request.batch.requests):
-                raise InvalidRequestError("; ".join(dict.fromkeys(failures.values())))
-            return pb.PrefillResponse(**self._answer(outcome, failures))
+            all_failed = len(failures) == len(request.batch.requests)
+            return pb.PrefillResponse(**self._answer(outcome, failures, all_failed=all_failed))
 
     def Decode(self, request: pb.DecodeRequest, context: grpc.ServicerContext) -> pb.DecodeResponse:
         with self._statuses(context), self._shard.lock:
             if not request.batches:
                 raise InvalidRequestError("`batches` must name at least one batch. Given: none")
             outcome = self._shard.generator.decode([batch.id for batch in request.batches])
-            if outcome.failures and not outcome.generations and outcome.batch is None:
-                # They are all that the router asked for.
-                raise InvalidRequestError("; ".join(dict.fromkeys(outcome.failures.values())))
-            return pb.DecodeResponse(**self._answer(outcome, outcome.failures))
+            # They may be all that the router asked for.
+            all_failed = not outcome.generations and outcome.batch is None
+            return pb.DecodeResponse(**self._answer(outcome, outcome.failures, all_failed=all_failed))
 
-    def _answer(self, outcome: StepOutcome, failures: dict[int, str]) -> dict[str, Any]:
-        """What the answers to Prefill and Decode have in common."""
+    def _answer(self, outcome: BatchOutcome, failures: dict[int, str], *, all_failed: bool) -> dict[str, Any]:
+        """The fields of the response to Prefill and to Decode. InvalidRequestError if there are failures only."""
+        if failures and all_failed:
+            raise InvalidRequestError("; ".join(dict.fromkeys(failures.values())))
+        for request_id, message in failures.items():
+            self._shard.refused(f"Request {request_id} was refused: {message}")
+        refusals = [
+            refusal_message(request_id, message, self._shard.end_token_id)
+            for request_id, message in failures.items()
+        ]
         return {
-            "generations": [
-                *map(generation_message, outcome.generations),
-                *self._failed_generations(failures),
-            ],
+            "generations": [*map(generation_message, outcome.generations), *refusals],
             "batch": batch_message(outcome.batch),
             "forward_ns": outcome.timings.forward_ns,
             "decode_ns": outcome.timings.decode_ns,
@@ -171,7 +175,9 @@ class TextGenerationService(ServicerV2, ServicerV3):
         if not ids:
             raise InvalidRequestError("`requests` must not be empty. Given: none")
         if len(set(ids)) < len(ids):
-            raise InvalidRequestError(f"`id` must be unique among the requests of a batch. Given: {ids}")
+            raise InvalidRequestError(
+                f"`id` must be unique among the requests of a batch. Given: {quoted(str(ids))}"
+            )
         requests: list[GenerationRequest] = []
         malformed: dict[int, str] = {}
         for message in batch.requests:
@@ -179,7 +185,7 @@ class TextGenerationService(ServicerV2, ServicerV3):
                 requests.append(
                     generation_request(
                         message,
-                        scores_prompts=self._shard.engine.info.scores_prompts,
+                        scores_prompts=self._shard.info.scores_prompts,
                         add_special_tokens=message.add_special_tokens
                         or not self._router_sends_add_special_tokens,
                     )
@@ -188,35 +194,13 @@ class TextGenerationService(ServicerV2, ServicerV3):
                 malformed[message.id] = str(error)
         return requests, malformed
 
-    def _failed_generations(self, failures: dict[int, str]) -> list[pb.Generation]:
-        """The errors of single requests as their answers."""
-        for request_id, message in failures.items():
-            logger.warning("Request {} was refused: {}", request_id, message)
-        return [self._finished(request_id, message) for request_id, message in failures.items()]
-
-    def _finished(self, request_id: int, text: str) -> pb.Generation:
-        """A whole answer in one token that the model did not choose.
-
-        The token is not marked as special, because the router's chat routes would leave its text out.
-        """
-        text = encodable(text)
-        return pb.Generation(
-            request_id=request_id,
-            tokens=pb.Tokens(
-                ids=[self._shard.end_token_id], logprobs=[0.0], texts=[text], is_special=[False]
-            ),
-            generated_text=pb.GeneratedText(
-                text=text, generated_tokens=1, finish_reason=pb.FINISH_REASON_EOS_TOKEN
-            ),
-        )
-
     @contextmanager
     def _statuses(self, context: grpc.ServicerContext) -> Iterator[None]:
         """Answers errors with a status, whose message the router shows to its clients."""
         try:
             yield
         except (InvalidRequestError, InvalidSettingError) as error:
-            logger.warning("Refused: {}", error)
+            self._shard.refused(f"Refused: {error}")
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, encodable(str(error))[:LONGEST_STATUS])
         except UnknownBatchError as error:
             logger.warning("Refused: {}", error)
@@ -238,5 +222,5 @@ class TextGenerationService(ServicerV2, ServicerV3):
         logger.opt(exception=error).error(
             "An RPC failed, and the state of the server cannot be trusted any more"
         )
-        if not context.add_callback(lambda: self._shard.on_fatal(error)):
-            self._shard.on_fatal(error)
+        if not context.add_callback(lambda: self._shard.fail(error)):
+            self._shard.fail(error)

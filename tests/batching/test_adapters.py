@@ -1,6 +1,6 @@
 """Requests with adapters in one batch: each gets its own, an unknown one means the base model."""
 
-from generator.conftest import MakeRoom, request
+from support.rooms import MakeRoom, request
 from text_generation_server.batching.requests import GenerationRequest
 
 
@@ -14,7 +14,7 @@ def test_each_request_of_a_batch_gets_its_adapter_also_in_a_slot_that_another_on
     room = make_room(adapters=("sql", "law"), batch_size=2)
     names = [None, "sql", "law", "gpt-4o", "", "sql"]
     alone = {
-        name: [each.token.id for each in room.run(room.generator.prefill(0, [with_adapter(0, name)]))]
+        name: [each.tokens[0].id for each in room.run(room.generator.prefill(0, [with_adapter(0, name)]))]
         for name in names
     }
     assert alone["gpt-4o"] == alone[""] == alone[None]
@@ -23,7 +23,7 @@ def test_each_request_of_a_batch_gets_its_adapter_also_in_a_slot_that_another_on
     outcome = room.generator.prefill(1, [with_adapter(index, name) for index, name in enumerate(names)])
     answers: dict[int, list[int]] = {}
     for each in room.run(outcome):
-        answers.setdefault(each.request_id, []).append(each.token.id)
+        answers.setdefault(each.request_id, []).append(each.tokens[0].id)
     assert [answers[index] for index in range(len(names))] == [alone[name] for name in names]
 
 

@@ -8,10 +8,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from generator.reference import Answer, answer_alone
 from support import small_tokenizers
+from support.reference import Answer, answer_alone
+from support.rooms import token_by_token
 from text_generation_server.batching.generator import Generator
-from text_generation_server.batching.requests import CachedBatch, Generation, GenerationRequest, StepOutcome
+from text_generation_server.batching.requests import BatchOutcome, CachedBatch, Generation, GenerationRequest
 from text_generation_server.engine.fake import FakeEngine
 from text_generation_server.errors import UnknownBatchError
 from text_generation_server.text.tokenizer import ModelTokenizer
@@ -58,9 +59,9 @@ class Tracked:
 
     def check(self) -> None:
         count = len(self.received)
-        assert [g.token.id for g in self.received] == self.expected.token_ids[:count]
-        assert [g.token.text for g in self.received] == self.expected.pieces[:count]
-        assert [g.token.is_special for g in self.received] == [
+        assert [g.tokens[0].id for g in self.received] == self.expected.token_ids[:count]
+        assert [g.tokens[0].text for g in self.received] == self.expected.pieces[:count]
+        assert [g.tokens[0].is_special for g in self.received] == [
             token in SPECIAL_IDS for token in self.expected.token_ids[:count]
         ]
         assert all(g.finished is None for g in self.received[:-1])
@@ -76,12 +77,16 @@ class Router(RuleBasedStateMachine):
 
     batches: dict[int, list[Tracked]]
 
-    @initialize(batch_size=st.integers(1, 4))
-    def start(self, batch_size: int) -> None:
+    @initialize(batch_size=st.integers(1, 4), tokens_per_step=st.integers(1, 3))
+    def start(self, batch_size: int, tokens_per_step: int) -> None:
         self.batches = {}
         self.next_id = 0
         self.engine = FakeEngine(
-            next_token=next_token, batch_size=batch_size, max_length=MAX_LENGTH, vocab_size=len(TOKENIZER)
+            next_token=next_token,
+            batch_size=batch_size,
+            max_length=MAX_LENGTH,
+            vocab_size=len(TOKENIZER),
+            tokens_per_step=tokens_per_step,
         )
         self.generator = Generator(self.engine, ModelTokenizer.from_transformers(TOKENIZER), EOS_IDS)
 
@@ -219,7 +224,7 @@ class Router(RuleBasedStateMachine):
         self.receive(ids[0], outcome)
         return len(outcome.generations)
 
-    def receive(self, batch_id: int, outcome: StepOutcome) -> None:
+    def receive(self, batch_id: int, outcome: BatchOutcome) -> None:
         rows = self.batches[batch_id]
         by_id = {tracked.request.id: tracked for tracked in rows}
         received = [generation.request_id for generation in outcome.generations]
@@ -227,7 +232,7 @@ class Router(RuleBasedStateMachine):
             "order of rows, none twice"
         )
         for generation in outcome.generations:
-            by_id[generation.request_id].received.append(generation)
+            by_id[generation.request_id].received += token_by_token([generation])
         for tracked in rows:
             tracked.check()
         self.batches[batch_id] = [tracked for tracked in rows if not tracked.complete]

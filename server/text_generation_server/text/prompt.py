@@ -1,37 +1,8 @@
-"""Between text and token ids: prompts are encoded and checked, tokens are decoded.
-
-Nothing here keeps state between calls.
-"""
-
-from collections.abc import Sequence
+"""Prompts: encoded, truncated and checked."""
 
 from text_generation_server.batching.requests import GenerationRequest
-from text_generation_server.errors import InvalidRequestError
-from text_generation_server.sampling.parameters import require
+from text_generation_server.errors import InvalidRequestError, quoted, require
 from text_generation_server.text.tokenizer import ModelTokenizer
-
-
-class TokenDecoder:
-    """Turns token ids into text.
-
-    Attributes:
-        special_ids: see ModelTokenizer.
-    """
-
-    def __init__(self, tokenizer: ModelTokenizer) -> None:
-        self._tokenizer = tokenizer
-        self.special_ids = tokenizer.special_ids
-
-    def knows(self, token_id: int) -> bool:
-        """False for ids without a token; models pad their vocabulary, and may choose such an id."""
-        return self._tokenizer.token(token_id) is not None
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of the tokens, special ones included, spaces as they are.
-
-        The clean-up of spaces looks at neighbours, so that pieces would no longer concatenate to the whole.
-        """
-        return self._tokenizer.decode(token_ids)
 
 
 class PromptEncoder:
@@ -41,6 +12,8 @@ class PromptEncoder:
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._vocab_size = vocab_size
+        bos = tokenizer.bos_token_id
+        self._adds_bos = bos is not None and tokenizer.encode("", add_special_tokens=True)[:1] == [bos]
 
     def encode(self, request: GenerationRequest) -> list[int]:
         """The prompt's token ids, truncated as asked; at least one, and with the output at most `max_length`.
@@ -55,7 +28,7 @@ class PromptEncoder:
         length = len(token_ids)
         if length == 0:
             raise InvalidRequestError(
-                f"`inputs` must have at least 1 token. Given: {request.prompt!r}, which has none. "
+                f"`inputs` must have at least 1 token. Given: {quoted(repr(request.prompt))}, which has none. "
                 "Any text that is not empty works."
             )
         if length >= self._max_length:
@@ -83,12 +56,10 @@ class PromptEncoder:
         added: without this check every chat would start with two.
         """
         token_ids = self._tokenizer.encode(request.prompt, add_special_tokens=request.add_special_tokens)
-        bos = self._tokenizer.bos_token
-        if not request.add_special_tokens or not bos or not request.prompt.startswith(bos):
-            return token_ids
-        as_written = self._tokenizer.encode(request.prompt, add_special_tokens=False)
-        bos_was_added = token_ids[0] == self._tokenizer.bos_token_id and token_ids[1:2] == as_written[:1]
-        return token_ids[1:] if bos_was_added and len(token_ids) > len(as_written) else token_ids
+        doubled = [self._tokenizer.bos_token_id] * 2
+        if self._adds_bos and request.add_special_tokens and token_ids[:2] == doubled:
+            return token_ids[1:]
+        return token_ids
 
     def _truncated(self, token_ids: list[int], truncate: int) -> list[int]:
         """The last `truncate` tokens, where a leading BOS counts and stays (TGI: truncation_side="left")."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from generator.conftest import MakeRoom, Room, request, scripted
+from support.rooms import MakeRoom, Room, request, scripted
 from support.small_tokenizers import BOS, EOS, MARKED, TOOL
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.requests import FinishReason, GeneratedText
@@ -34,7 +34,7 @@ def test_a_request_ends_with_eos_which_counts_but_is_not_in_the_text(say: Say) -
     room = say(f" brown{EOS} fox")
     generations = room.answer(max_new_tokens=20)
     last = generations[-1]
-    assert (last.token.text, last.token.is_special) == (EOS, True)
+    assert (last.tokens[0].text, last.tokens[0].is_special) == (EOS, True)
     assert last.finished is not None
     assert last.finished.finish_reason is FinishReason.EOS_TOKEN
     assert last.finished.text == " brown"
@@ -80,7 +80,7 @@ def test_an_eos_is_an_eos_even_if_its_text_is_a_stop_sequence(say: Say) -> None:
 def test_a_request_that_ignores_eos_goes_on_to_its_length(say: Say) -> None:
     room = say(f"x{EOS}y{EOS}z fox")
     generations = room.answer(max_new_tokens=5, ignore_eos_token=True)
-    assert [generation.token.text for generation in generations] == ["x", EOS, "y", EOS, "z"]
+    assert [generation.tokens[0].text for generation in generations] == ["x", EOS, "y", EOS, "z"]
     assert generations[-1].finished is not None
     assert generations[-1].finished.text == "xyz"
     assert generations[-1].finished.finish_reason is FinishReason.LENGTH
@@ -89,7 +89,7 @@ def test_a_request_that_ignores_eos_goes_on_to_its_length(say: Say) -> None:
 def test_a_stop_sequence_within_a_token_cuts_the_piece_and_the_text_after_it(say: Say) -> None:
     room = say(" dog learning the fox")
     generations = room.answer(max_new_tokens=20, stop_sequences=("g lear",))
-    assert "".join(generation.token.text for generation in generations) == " dog lear"
+    assert "".join(generation.tokens[0].text for generation in generations) == " dog lear"
     assert generations[-1].finished is not None
     assert generations[-1].finished.text == " dog lear"
     assert generations[-1].finished.finish_reason is FinishReason.STOP_SEQUENCE
@@ -114,8 +114,8 @@ def test_pieces_of_normal_tokens_concatenate_to_the_text_and_special_tokens_are_
     text = f" 世界{TOOL} 😀 fox{MARKED}{BOS}e\u0301!"
     room = say(text + EOS)
     generations = room.answer(max_new_tokens=60)
-    assert [g.token.text for g in generations if g.token.is_special] == [TOOL, MARKED, BOS, EOS]
-    normal = "".join(g.token.text for g in generations if not g.token.is_special)
+    assert [g.tokens[0].text for g in generations if g.tokens[0].is_special] == [TOOL, MARKED, BOS, EOS]
+    normal = "".join(g.tokens[0].text for g in generations if not g.tokens[0].is_special)
     assert generations[-1].finished is not None
     assert normal == generations[-1].finished.text == " 世界 😀 foxe\u0301!"
 
@@ -126,7 +126,7 @@ def test_a_text_cut_within_a_character_is_the_part_that_can_be_decoded(make_room
     length = len(tokenizer("The quick")["input_ids"])
     room = make_room(next_token=lambda history: raw[len(history) - length])
     generations = room.answer(max_new_tokens=2)
-    assert [generation.token.text for generation in generations] == ["k", ""]
+    assert [generation.tokens[0].text for generation in generations] == ["k", ""]
     assert generations[-1].finished is not None
     assert generations[-1].finished.text == "k"
 
@@ -153,7 +153,7 @@ def test_the_engine_gets_the_sampling_parameters_and_the_answer_its_logprobs(mak
     generations = room.answer(sampling=sampling, ignore_eos_token=True)
     assert [call.sampling for call in room.engine.prefills] == [sampling]
     for generation in generations:
-        assert generation.token.logprob == room.engine.logprob_of(generation.token.id)
+        assert generation.tokens[0].logprob == room.engine.logprob_of(generation.tokens[0].id)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generator.conftest import request
-from generator.reciter import known_characters, reciting_generator
 from support import small_tokenizers
+from support.reciter import known_characters, reciting_generator
+from support.rooms import request
 from support.small_tokenizers import SENTENCES
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.requests import FinishReason
@@ -34,7 +34,7 @@ def joined_answer(generator: Generator, prompt: str, most_at_once: int) -> str:
             generations += outcome.generations
         end = generations[-1].finished
         assert end is not None
-        streamed = "".join(each.token.text for each in generations if not each.token.is_special)
+        streamed = "".join(each.tokens[0].text for each in generations if not each.tokens[0].is_special)
         assert streamed == end.text
         text += end.text
         if end.finish_reason is not FinishReason.LENGTH:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from generator.conftest import MakeRoom, Room, request
-from text_generation_server.batching.requests import CachedBatch, Generation, GenerationRequest, StepOutcome
-from text_generation_server.engine.fake import FakeEngine
+from support.rooms import MakeRoom, Room, request
+from text_generation_server.batching.requests import BatchOutcome, CachedBatch, Generation, GenerationRequest
+from text_generation_server.engine.fake import FakeEngine, FakePendingOutput
 from text_generation_server.errors import InvalidRequestError, UnknownBatchError
 
 MAX_LENGTH = 64
@@ -22,12 +22,12 @@ def endless(request_id: int, max_new_tokens: int = 40) -> GenerationRequest:
     return request(request_id, max_new_tokens=max_new_tokens, ignore_eos_token=True)
 
 
-def ids(outcome: StepOutcome) -> list[int]:
+def ids(outcome: BatchOutcome) -> list[int]:
     return [generation.request_id for generation in outcome.generations]
 
 
 def tokens_of(generations: list[Generation], request_id: int) -> list[int]:
-    return [generation.token.id for generation in generations if generation.request_id == request_id]
+    return [token.id for each in generations if each.request_id == request_id for token in each.tokens]
 
 
 def test_a_prefill_tells_of_its_new_requests_only(room: Room) -> None:
@@ -71,11 +71,17 @@ def test_requests_beyond_the_slots_wait_and_are_served_in_order_of_arrival(room:
     first = room.generator.prefill(0, [endless(0, 2), endless(1, 4), endless(2, 3), endless(3, 2)])
     assert ids(first) == [0, 1]
     assert first.batch == CachedBatch(0, [0, 1, 2, 3], 2 * MAX_LENGTH)
+    begun = len(room.engine.timeline)
     second = room.generator.decode([0])
-    assert ids(second) == [0, 1, 2], "request 0 ended, so its slot goes to request 2 at once"
+    assert ids(second) == [0, 1]
+    assert room.engine.timeline[begun:] == ["read 1", "prefill 0", "start 3", "choose 3"], (
+        "request 0 ended, so its slot goes to request 2 at once, before the next step"
+    )
     assert second.batch == CachedBatch(0, [1, 2, 3], 2 * MAX_LENGTH)
-    generations = [*first.generations, *room.run(second)]
+    generations = [*first.generations, *second.generations, *room.run(room.generator.decode([0]))]
     assert {i: len(tokens_of(generations, i)) for i in range(4)} == {0: 2, 1: 4, 2: 3, 3: 2}
+    order = list(dict.fromkeys(each.request_id for each in generations))
+    assert order == [0, 1, 2, 3]
 
 
 def test_a_batch_that_only_waits_is_served_once_a_slot_is_free(room: Room) -> None:
@@ -93,7 +99,10 @@ def test_a_new_request_does_not_overtake_one_that_waits(room: Room) -> None:
     room.generator.prefill(0, [endless(0), endless(1), endless(2)])
     room.generator.filter(0, [1, 2])
     assert ids(room.generator.prefill(1, [endless(3)])) == []
-    assert ids(room.generator.decode([0, 1])) == [1, 2]
+    outcome = room.generator.decode([0, 1])
+    assert outcome.batch is not None
+    later = [each.request_id for each in room.run(outcome)]
+    assert later.index(2) < later.index(3)
 
 
 def test_a_waiting_request_can_be_dropped(room: Room) -> None:
@@ -200,31 +209,39 @@ def test_tokens_of_a_batch_that_a_decode_leaves_out_are_kept_for_it(room: Room) 
     assert room.engine.live_slots == frozenset()
 
 
-def test_two_steps_are_started_before_the_first_is_read_and_the_device_never_waits(room: Room) -> None:
-    room.generator.prefill(0, [endless(0, 8)])
-    for _ in range(4):
-        room.generator.decode([0])
-    reads = [place for place, what in enumerate(room.engine.order) if what == "read"][1:]
-    for number, place in enumerate(reads, start=1):
-        assert room.engine.order[:place].count("decode") == number + 1
-
-
-def test_no_step_is_started_for_a_request_whose_tokens_are_all_in_flight(room: Room) -> None:
-    outcome = room.generator.prefill(0, [endless(0, 4)])
-    steps_started = []
+def test_two_steps_are_in_flight_while_text_is_made_and_none_for_a_request_that_is_known_to_end(
+    room: Room,
+) -> None:
+    outcome = room.generator.prefill(0, [endless(0, 5)])
+    assert room.engine.timeline == [
+        "prefill 0",
+        *("start 1", "choose 1", "start 2", "choose 2"),
+        "read prefill 0",
+    ]
+    started = []
     while outcome.batch is not None:
         outcome = room.generator.decode([0])
-        steps_started.append(room.engine.calls["decode"])
-    assert steps_started == [3, 3, 3]
+        started.append((room.engine.calls["decode"], room.engine.calls["read"] - 1))
+    assert started == [(3, 1), (4, 2), (4, 3), (4, 4)]
 
 
-def test_a_row_whose_tokens_are_all_in_flight_is_released_while_others_go_on(room: Room) -> None:
-    room.generator.prefill(0, [endless(0, 3), endless(1, 9)])
-    assert room.engine.live_slots == {0, 1}
-    outcome = room.generator.decode([0])
-    assert ids(outcome) == [0, 1]
-    assert room.engine.live_slots == {1}, "the second and last step of request 0 runs already"
-    assert ids(room.generator.decode([0])) == [0, 1]
+def test_each_step_but_the_last_is_followed_by_another_before_it_is_read(room: Room) -> None:
+    room.run(room.generator.prefill(0, [endless(0, 20), endless(1, 12)]))
+    order = {event: index for index, event in enumerate(room.engine.timeline)}
+    assert room.engine.calls["decode"] == 19
+    for number in range(1, 18):
+        assert order[f"choose {number + 1}"] < order[f"read {number}"]
+
+
+def test_a_newcomer_is_seated_before_the_next_step_starts_and_reads_nothing_twice(room: Room) -> None:
+    room.generator.prefill(0, [endless(0, 10)])
+    room.generator.decode([0])
+    begun = len(room.engine.timeline)
+    outcome = room.generator.prefill(1, [endless(1, 10)])
+    assert room.engine.timeline[begun:] == ["prefill 1", "read 2", "read 3", "read prefill 1"]
+    assert ids(outcome) == [1]
+    merged = room.generator.decode([0, 1])
+    assert [len(each.tokens) for each in merged.generations] == [3, 1]
 
 
 def test_a_steady_decode_starts_and_reads_one_program(room: Room) -> None:
@@ -283,7 +300,7 @@ def test_a_request_of_a_left_out_batch_that_meets_its_stop_sequence_gives_its_sl
     for _ in range(6):
         room.generator.decode([0])
     assert room.engine.live_slots == {1}
-    assert "".join(generation.token.text for generation in room.run(stopped)) == "aaa"
+    assert "".join(generation.tokens[0].text for generation in room.run(stopped)) == "aaa"
 
 
 def test_a_request_that_joins_while_a_step_runs_misses_no_token(make_room: MakeRoom) -> None:
@@ -308,11 +325,28 @@ def test_the_time_of_the_device_and_of_the_host_make_up_the_whole(room: Room) ->
 def test_waiting_for_the_device_is_forward_time(make_room: MakeRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     room = make_room()
     room.generator.prefill(0, [endless(0)])
-    start = FakeEngine.start_step
+    read = FakePendingOutput.read
 
-    def slow(engine: FakeEngine) -> object:
+    def slow(pending: FakePendingOutput) -> object:
         time.sleep(0.02)
-        return start(engine)
+        return read(pending)
 
-    monkeypatch.setattr(FakeEngine, "start_step", slow)
-    assert room.generator.decode([0]).timings.forward_ns >= 40_000_000
+    monkeypatch.setattr(FakePendingOutput, "read", slow)
+    timings = room.generator.decode([0]).timings
+    assert timings.forward_ns >= 20_000_000 > timings.decode_ns
+
+
+def test_several_tokens_of_a_step_come_in_one_generation_and_end_where_they_must(make_room: MakeRoom) -> None:
+    alone = tokens_of(make_room().answer(max_new_tokens=8, ignore_eos_token=True), 0)
+    room = make_room(tokens_per_step=3)
+    outcome = room.generator.prefill(0, [endless(0, 8)])
+    counts = [len(outcome.generations[0].tokens)]
+    received = list(outcome.generations)
+    while outcome.batch is not None:
+        outcome = room.generator.decode([0])
+        received += outcome.generations
+        counts.append(len(outcome.generations[0].tokens))
+    assert counts == [1, 3, 3, 1]
+    assert tokens_of(received, 0) == alone
+    assert received[-1].finished is not None
+    assert received[-1].finished.generated_tokens == 8

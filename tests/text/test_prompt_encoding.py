@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from generator.conftest import request
 from support import small_tokenizers
+from support.rooms import request
 from support.small_tokenizers import BOS
 from text_generation_server.errors import InvalidRequestError
+from text_generation_server.text.prompt import PromptEncoder
 from text_generation_server.text.tokenizer import ModelTokenizer
-from text_generation_server.text.tokens import PromptEncoder
 
 TOKENIZERS = [small_tokenizers.byte_level, small_tokenizers.byte_fallback, small_tokenizers.metaspace]
 

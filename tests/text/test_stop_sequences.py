@@ -6,14 +6,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from generator.conftest import request
-from generator.reciter import known_characters, reciting_generator
-from generator.reference import first_end
 from support import small_tokenizers
+from support.reciter import known_characters, reciting_generator
+from support.reference import first_end
+from support.rooms import request
 from support.small_tokenizers import SENTENCES
 from text_generation_server.batching.requests import FinishReason
 from text_generation_server.errors import InvalidRequestError
-from text_generation_server.text.incremental import StopSequences
+from text_generation_server.text.stop_sequences import StopSequences
 
 ROUTERS_LIMIT = 4
 """Stop sequences of one request, by default (--max-stop-sequences)."""
@@ -93,5 +93,5 @@ def test_an_answer_ends_with_the_first_of_its_stop_sequences_however_it_is_token
     end = generations[-1].finished
     assert end is not None
     assert end.text == rest[: first_end(rest, stops)]
-    assert end.text == "".join(generation.token.text for generation in generations)
+    assert end.text == "".join(generation.tokens[0].text for generation in generations)
     assert end.finish_reason is FinishReason.STOP_SEQUENCE

@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generator.conftest import request
 from support import small_tokenizers
-from text_generation_server.batching.slots import RequestState, SlotTable
+from support.rooms import request
+from text_generation_server.batching.request_state import RequestState
+from text_generation_server.batching.slots import SlotTable
 from text_generation_server.text.tokenizer import ModelTokenizer
-from text_generation_server.text.tokens import TokenDecoder
 
 
 def state(request_id: int = 0) -> RequestState:
-    decoder = TokenDecoder(ModelTokenizer.from_transformers(small_tokenizers.byte_level()))
+    decoder = ModelTokenizer.from_transformers(small_tokenizers.byte_level())
     return RequestState(request(request_id), [1, 2], decoder, frozenset(), arrival=request_id)
 
 
@@ -35,7 +35,7 @@ def test_a_full_table_gives_no_slot() -> None:
 def test_a_request_that_holds_a_slot_cannot_have_another() -> None:
     table, owner = SlotTable(2), state()
     table.take(owner)
-    with pytest.raises(RuntimeError, match="holds slot 0"):
+    with pytest.raises(RuntimeError, match="is running"):
         table.take(owner)
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from generator.conftest import request
 from support import small_tokenizers
+from support.rooms import request
 from text_generation_server.batching.generator import Generator
 from text_generation_server.engine.fake import FakeEngine
 from text_generation_server.text.tokenizer import ModelTokenizer
@@ -34,10 +34,10 @@ def test_each_token_comes_with_the_best_tokens_and_those_that_tie_with_the_last(
     second = generator.decode([0])
     for outcome in (first, second):
         (generation,) = outcome.generations
-        best = generation.top_tokens
+        (best,) = generation.top_tokens
         # The fake engine's third and fourth tokens tie.
         assert len(best) == 4
-        assert (best[0].id, best[0].logprob) == (generation.token.id, generation.token.logprob)
+        assert (best[0].id, best[0].logprob) == (generation.tokens[0].id, generation.tokens[0].logprob)
         assert best[2].logprob == best[3].logprob
         assert [token.text for token in best] == [tokenizer.decode([token.id]) for token in best]
 
@@ -46,7 +46,7 @@ def test_a_request_that_asks_for_none_gets_none_beside_one_that_does(generator: 
     requests = [request(0, "the", max_new_tokens=3, top_n_tokens=1), request(1, "the", max_new_tokens=3)]
     for outcome in (generator.prefill(0, requests), generator.decode([0])):
         asked, silent = outcome.generations
-        assert len(asked.top_tokens) == 1
+        assert [len(best) for best in asked.top_tokens] == [1]
         assert silent.top_tokens == ()
 
 

@@ -12,7 +12,6 @@ from support import small_tokenizers
 from support.small_tokenizers import MARKED, SENTENCES, THINK, TOOL
 from text_generation_server.text.incremental import IncrementalText
 from text_generation_server.text.tokenizer import ModelTokenizer
-from text_generation_server.text.tokens import TokenDecoder
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 WHOLE_TEXTS = [
@@ -26,7 +25,7 @@ TEXT_TOKENIZERS = [small_tokenizers.byte_level, small_tokenizers.byte_fallback, 
 
 
 def pieces_of(tokenizer: Any, token_ids: Sequence[int], prompt_ids: Sequence[int] = ()) -> list[str]:
-    text = IncrementalText(TokenDecoder(ModelTokenizer.from_transformers(tokenizer)), prompt_ids)
+    text = IncrementalText(ModelTokenizer.from_transformers(tokenizer), prompt_ids)
     return [text.add(token_id) for token_id in token_ids]
 
 
@@ -156,7 +155,7 @@ def test_a_special_token_is_a_piece_of_its_own_and_leaves_the_text_around_it_alo
 
 def test_special_tokens_are_those_of_the_tokenizer_and_those_that_are_marked() -> None:
     tokenizer = small_tokenizers.byte_level()
-    special_ids = TokenDecoder(ModelTokenizer.from_transformers(tokenizer)).special_ids
+    special_ids = ModelTokenizer.from_transformers(tokenizer).special_ids
     named = {tokenizer.convert_tokens_to_ids(token) for token in ("<s>", "</s>", TOOL, MARKED)}
     assert special_ids == named
     assert tokenizer.convert_tokens_to_ids(THINK) not in special_ids
@@ -184,13 +183,13 @@ def test_the_cost_of_a_token_does_not_grow_with_the_text() -> None:
     lengths: list[int] = []
     tokenizer = small_tokenizers.byte_level()
 
-    class Watched(TokenDecoder):
+    class Watched(ModelTokenizer):
         def decode(self, token_ids: Sequence[int]) -> str:
             lengths.append(len(token_ids))
             return super().decode(token_ids)
 
     broken = ids_of(tokenizer, "😀")[0]
-    text = IncrementalText(Watched(ModelTokenizer.from_transformers(tokenizer)), [])
+    text = IncrementalText(Watched.from_transformers(tokenizer), [])
     for token_id in [*ids_of(tokenizer, " ".join(SENTENCES)) * 3, *[broken] * 200]:
         text.add(token_id)
     assert max(lengths) <= 32

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from generator.conftest import MakeRoom, Room, request
-from text_generation_server.batching.generator import PATIENCE
-from text_generation_server.batching.requests import FinishReason, Generation, GenerationRequest, StepOutcome
+from support.rooms import MakeRoom, Room, request
+from text_generation_server.batching.generator import GRAMMAR_TIMEOUT
+from text_generation_server.batching.requests import BatchOutcome, FinishReason, Generation, GenerationRequest
 from text_generation_server.grammar import compiler, constraint
 from text_generation_server.grammar.compilation import compile_grammar
 from text_generation_server.grammar.definition import Grammar, GrammarKind
@@ -55,7 +55,7 @@ def endless(request_id: int, max_new_tokens: int = 40) -> GenerationRequest:
 
 
 def ids(generations: list[Generation], request_id: int) -> list[int]:
-    return [each.token.id for each in generations if each.request_id == request_id]
+    return [token.id for each in generations if each.request_id == request_id for token in each.tokens]
 
 
 def last(generations: list[Generation], request_id: int) -> str:
@@ -63,7 +63,7 @@ def last(generations: list[Generation], request_id: int) -> str:
     return text
 
 
-def run_all(room: Room, outcome: StepOutcome) -> tuple[list[Generation], dict[int, str]]:
+def run_all(room: Room, outcome: BatchOutcome) -> tuple[list[Generation], dict[int, str]]:
     """Decodes until no batch is left; generations and failures."""
     generations, failures = list(outcome.generations), dict(outcome.failures)
     deadline = time.monotonic() + 30
@@ -99,7 +99,7 @@ def test_a_slow_grammar_stalls_neither_those_who_run_nor_those_who_come(
     generations += newcomer.generations
     generations += room.generator.decode([0, 2]).generations
     generations += [g for _ in range(10) for g in room.generator.decode([0]).generations]
-    assert time.monotonic() - started < 10 * PATIENCE
+    assert time.monotonic() - started < 10 * GRAMMAR_TIMEOUT
     assert {g.request_id for g in generations} == {0, 2}
     compilation.may_end.set()
     rest, failures = run_all(room, room.generator.decode([0]))
@@ -114,7 +114,7 @@ def test_a_prefill_waits_for_a_slow_grammar_no_longer_than_its_patience(
 ) -> None:
     started = time.monotonic()
     outcome = room.generator.prefill(0, [request(0, grammar=SLOW), request(1, grammar=WORD), endless(2)])
-    assert time.monotonic() - started < 4 * PATIENCE
+    assert time.monotonic() - started < 4 * GRAMMAR_TIMEOUT
     assert {each.request_id for each in outcome.generations} == {1, 2}
 
 
@@ -163,3 +163,48 @@ def test_without_a_grammar_no_mask_is_made(room: Room) -> None:
     masked = room.engine.calls["masked decode"]
     room.answer(max_new_tokens=20, ignore_eos_token=True)
     assert room.engine.calls["masked decode"] == masked
+
+
+def test_grammars_that_nobody_waits_for_any_more_do_not_hold_up_a_new_one(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Grammar] = []
+
+    def slow(grammar: Grammar, vocabulary: Any) -> object:
+        begun.append(grammar)
+        time.sleep(0.5)
+        return compile_grammar(grammar, vocabulary)
+
+    monkeypatch.setattr(compiler, "compile_grammar", slow)
+    dead = [Grammar(GrammarKind.REGEX, f"dead{index}") for index in range(20)]
+    room.generator.prefill(0, [request(index, grammar=grammar) for index, grammar in enumerate(dead)])
+    room.generator.clear(None)
+    generations, failures = run_all(
+        room, room.generator.prefill(1, [request(99, grammar=WORD, max_new_tokens=9)])
+    )
+    assert failures == {}
+    assert re.fullmatch("[a-f]{3}", last(generations, 99))
+    assert len(begun) <= 2 + 1, "those that two threads had begun, and the new one"
+
+
+def test_a_grammar_is_compiled_as_long_as_one_of_several_waits_for_it(
+    room: Room, compilation: Compilation
+) -> None:
+    blocked = [request(index, grammar=SLOW, max_new_tokens=9) for index in range(2)]
+    outcome = room.generator.prefill(0, blocked)
+    room.generator.filter(0, [1])
+    compilation.may_end.set()
+    generations, failures = run_all(room, room.generator.decode([0]))
+    assert outcome.generations == []
+    assert failures == {}
+    assert last(generations, 1) in ("slow", "slower")
+
+
+def test_with_a_grammar_the_model_runs_ahead_and_chooses_after_the_step_before_was_read(room: Room) -> None:
+    room.answer(grammar=WORD, max_new_tokens=20)
+    events = room.engine.timeline
+    steps = room.engine.calls["masked decode"]
+    assert events[:4] == ["prefill 0", "start 1", "read prefill 0", "choose 1"]
+    for number in range(1, steps):
+        assert events.index(f"start {number + 1}") < events.index(f"read {number}")
+        assert events.index(f"read {number}") < events.index(f"choose {number + 1}")

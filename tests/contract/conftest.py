@@ -1,0 +1,36 @@
+"""The engines that are held to the contract."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support import engines
+from support.checkpoints import save
+from support.lora_adapters import save_adapter
+from text_generation_server.engine.contract import Engine
+from text_generation_server.engine.fake import FakeEngine
+
+MAX_LENGTH = 16
+
+MakeEngine = Callable[[], Engine]
+
+
+@pytest.fixture(scope="session")
+def real_engine(tmp_path_factory: pytest.TempPathFactory) -> MakeEngine:
+    """Loads a tiny random model; the first one compiles, the others come from the cache."""
+    directory: Path = tmp_path_factory.mktemp("contract")
+    checkpoint = save("llama", directory / "model")
+    adapter = save_adapter(checkpoint, directory / "one", 0, r=2, target_modules="all-linear")
+    return lambda: engines.engine(
+        checkpoint, batch_size=2, max_length=MAX_LENGTH, adapters=[("one", adapter)]
+    )
+
+
+@pytest.fixture(params=["fake", "real"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """An engine of two slots of MAX_LENGTH tokens with an adapter named "one", that does not score prompts."""
+    if request.param == "fake":
+        return FakeEngine(batch_size=2, max_length=MAX_LENGTH, scores_prompts=False, adapters=("one",))
+    make: MakeEngine = request.getfixturevalue("real_engine")
+    return make()
