@@ -29,7 +29,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.report import median_and_spread, table
 from text_generation_server.engine.engine import XlaEngine
-from text_generation_server.grammar.compiler import GrammarCompiler
+from text_generation_server.grammar.pool import CompilationPool
 from text_generation_server.grammar.constraint import Constraint
 from text_generation_server.grammar.definition import Grammar, GrammarKind
 from text_generation_server.grammar.masks import masks_of_step
@@ -158,7 +158,7 @@ def measure(model: Path) -> Prices:
             adapters=adapters,
         )
     ready = loaded.engine
-    grammars = GrammarCompiler(Vocabulary(loaded.tokenizer, ready.limits.vocab_size, loaded.eos_token_ids))
+    grammars = CompilationPool(Vocabulary(loaded.tokenizer, ready.limits.vocab_size, loaded.eos_token_ids))
     without = load_engine(model, batch_size=BATCH_SIZE, max_length=MAX_LENGTH, dtype=None).engine
     # This one compiles what it needs here, and no more; before the other one watches compilations.
     hold_greedy_requests(without)
