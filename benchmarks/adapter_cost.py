@@ -175,7 +175,7 @@ def compile_for_tpu(compiler: Path, topology: str) -> str:
         engine = build(subject.model, subject.slots, subject.length, DTYPE, CacheLayout.LANES, count, way)
         cells = title(count, way)
         for key in (ProgramKey("forward", subject.length), ProgramKey("prefill", LENGTH)):
-            compiled = compiled_for_tpu(pool, topology, engine, key)
+            compiled = compiled_for_tpu(compiler, topology, engine, key)
             base = plain.setdefault(key.kind, compiled)
             for figure, unit in (("hbm_traffic_bytes", "MB"), ("flops", "MFLOP"), ("temp_bytes", "MB")):
                 ratio = f" (x {compiled[figure] / base[figure]:.2f})" if figure != "temp_bytes" else ""

@@ -29,10 +29,10 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.report import median_and_spread, table
 from text_generation_server.engine.engine import XlaEngine
-from text_generation_server.grammar.pool import CompilationPool
 from text_generation_server.grammar.constraint import Constraint
 from text_generation_server.grammar.definition import Grammar, GrammarKind
 from text_generation_server.grammar.masks import masks_of_step
+from text_generation_server.grammar.pool import CompilationPool
 from text_generation_server.grammar.vocabulary import Vocabulary
 from text_generation_server.model.load import load_engine
 from text_generation_server.sampling.parameters import SamplingParameters

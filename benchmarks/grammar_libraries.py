@@ -25,10 +25,10 @@ from jsonschema import Draft202012Validator
 from transformers import AutoTokenizer
 
 from benchmarks.grammar_adapters import LIBRARIES, Output
-from support import small_tokenizers
 from grammar.schemas import OBJECTS, SCHEMAS
 from grammar.test_limits import CATASTROPHIC
 from grammar.test_regexes import EXPRESSIONS
+from support import small_tokenizers
 
 MODEL = Path(__file__).parents[1] / "models" / "SmolLM2-135M-Instruct"
 LONGEST = 15

@@ -153,7 +153,7 @@ def main() -> None:
         export(model)
         for topology in TOPOLOGIES:
             print(f"Compiling {model} for {topology}", file=sys.stderr)
-            verdicts = {program: judge(pool, model, program, topology) for program in PROGRAMS}
+            verdicts = {program: judge(compiler, model, program, topology) for program in PROGRAMS}
             steps = [
                 Step(name, [verdicts[program] for program in programs]) for name, programs in STEPS.items()
             ]

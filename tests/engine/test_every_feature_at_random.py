@@ -13,7 +13,7 @@ from engine.checkpoints import save
 from engine.lora_adapters import save_adapter
 from support import small_tokenizers
 from text_generation_server.batching.generator import Generator
-from text_generation_server.batching.requests import Generation, GenerationRequest, StepOutcome
+from text_generation_server.batching.requests import BatchOutcome, Generation, GenerationRequest
 from text_generation_server.engine.engine import XlaEngine
 from text_generation_server.grammar.definition import Grammar, GrammarKind
 from text_generation_server.lowering import measurement
@@ -108,7 +108,7 @@ class Service:
         self.waiting |= {client.request.id for client in clients}
         return self.deliver(self.generator.prefill(batch_id, [client.request for client in clients]))
 
-    def deliver(self, outcome: StepOutcome) -> int | None:
+    def deliver(self, outcome: BatchOutcome) -> int | None:
         for generation in outcome.generations:
             client = self.clients[generation.request_id]
             assert client.request.id in self.waiting, "an answer for a request that has ended or left"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from text_generation_server.batching.generator import Generator
-from text_generation_server.batching.requests import GeneratedText, GenerationRequest, StepOutcome
+from text_generation_server.batching.requests import BatchOutcome, GeneratedText, GenerationRequest
 from text_generation_server.engine.contract import WarmupStep
 from text_generation_server.lowering import measurement
 from text_generation_server.model.load import LoadedEngine
@@ -71,7 +71,7 @@ def test_two_hundred_random_requests_are_answered_by_the_programs_of_the_warm_up
     alive: set[int] = set()
     memory: list[int] = []
 
-    def deliver(outcome: StepOutcome) -> int | None:
+    def deliver(outcome: BatchOutcome) -> int | None:
         for generation in outcome.generations:
             client = clients[generation.request_id]
             assert not client.cancelled, "an answer for a request that was cancelled"
