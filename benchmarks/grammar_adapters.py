@@ -60,7 +60,7 @@ class LlguidanceOutput:
 class Xgrammar:
     def __init__(self, tokenizer: Any) -> None:
         self._words = -(-len(tokenizer) // 32)
-        self._compiler = xgrammar.GrammarCompiler(
+        self._compiler = xgrammar.CompilationPool(
             xgrammar.TokenizerInfo.from_huggingface(tokenizer), max_threads=2
         )
 

@@ -11,7 +11,7 @@ import pytest
 from support.rooms import MakeRoom, Room, request
 from text_generation_server.batching.generator import GRAMMAR_TIMEOUT
 from text_generation_server.batching.requests import BatchOutcome, FinishReason, Generation, GenerationRequest
-from text_generation_server.grammar import compiler, constraint
+from text_generation_server.grammar import constraint, pool
 from text_generation_server.grammar.compilation import compile_grammar
 from text_generation_server.grammar.definition import Grammar, GrammarKind
 
@@ -45,7 +45,7 @@ class Compilation:
 @pytest.fixture
 def compilation(monkeypatch: pytest.MonkeyPatch) -> Iterator[Compilation]:
     ours = Compilation()
-    monkeypatch.setattr(compiler, "compile_grammar", ours)
+    monkeypatch.setattr(pool, "compile_grammar", ours)
     yield ours
     ours.may_end.set()
 
@@ -175,7 +175,7 @@ def test_grammars_that_nobody_waits_for_any_more_do_not_hold_up_a_new_one(
         time.sleep(0.5)
         return compile_grammar(grammar, vocabulary)
 
-    monkeypatch.setattr(compiler, "compile_grammar", slow)
+    monkeypatch.setattr(pool, "compile_grammar", slow)
     dead = [Grammar(GrammarKind.REGEX, f"dead{index}") for index in range(20)]
     room.generator.prefill(0, [request(index, grammar=grammar) for index, grammar in enumerate(dead)])
     room.generator.clear(None)

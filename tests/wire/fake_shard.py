@@ -1,16 +1,18 @@
 """`text-generation-server` as it is, except that the loaded model spells: see `spelling_model`.
 
-While there is more than one request, a step takes STEP_SECONDS, from the environment, so that requests meet.
+While there is more than one request, a step takes STEP_SECONDS, from the environment, so that requests meet. The
+warm-up takes WARMUP_SECONDS.
 """
 
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from text_generation_server.engine.contract import WarmupProgress
 from text_generation_server.engine.fake import FakeEngine, FakeStartedStep
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.sampling.parameters import WatermarkStrength
@@ -28,6 +30,10 @@ class SteadyEngine(FakeEngine):
     """A fake engine whose steps take a time."""
 
     seconds = float(os.environ.get("STEP_SECONDS", "0"))
+
+    def warm_up(self, progress: Callable[[WarmupProgress], None]) -> None:
+        time.sleep(float(os.environ.get("WARMUP_SECONDS", "0")))
+        super().warm_up(progress)
 
     def start_step(self) -> FakeStartedStep:
         if len(self.live_slots) > 1:

@@ -49,6 +49,16 @@ def test_the_call_in_flight_is_finished_first(tmp_path: Path) -> None:
         assert process.wait(timeout=10) == 0
 
 
+def test_a_signal_during_the_warm_up_does_not_wait_for_its_end(tmp_path: Path) -> None:
+    with serving(tmp_path, WARMUP_SECONDS="60") as (process, socket_path), connected(socket_path) as stub:
+        warming = stub.Warmup.future(warmup_v3(max_prefill_tokens=64))
+        stub.Health(pb.HealthRequest())
+        process.terminate()
+        assert process.wait(timeout=15) == 0
+        assert isinstance(warming.exception(), grpc.RpcError)
+        assert not socket_path.exists()
+
+
 def test_an_engine_that_fails_ends_the_process_with_an_error(tmp_path: Path) -> None:
     with serving(tmp_path, "--json-output") as (process, socket_path):
         with connected(socket_path) as stub, pytest.raises(grpc.RpcError, match="the device is gone"):

@@ -15,9 +15,9 @@ from text_generation_server.batching.slots import SlotTable
 from text_generation_server.batching.steps_in_flight import StepsInFlight
 from text_generation_server.engine.contract import MAX_RANKED, Engine
 from text_generation_server.errors import InvalidRequestError, UnknownBatchError, quoted, require
-from text_generation_server.grammar.compiler import GrammarCompiler
 from text_generation_server.grammar.constraint import Constraint, wait_for_all, wait_for_one
 from text_generation_server.grammar.masks import masks_of_step
+from text_generation_server.grammar.pool import CompilationPool
 from text_generation_server.grammar.vocabulary import Vocabulary
 from text_generation_server.text.prompt import PromptEncoder
 from text_generation_server.text.tokenizer import ModelTokenizer
@@ -54,7 +54,7 @@ class Generator:
         self._tokenizer = tokenizer
         self._encoder = PromptEncoder(tokenizer, info.max_length, info.vocab_size)
         self._eos_token_ids = eos_token_ids
-        self._grammars = GrammarCompiler(Vocabulary(tokenizer, info.vocab_size, eos_token_ids))
+        self._grammars = CompilationPool(Vocabulary(tokenizer, info.vocab_size, eos_token_ids))
         self._slots = SlotTable(info.batch_size)
         self._batches: dict[int, list[RequestState]] = {}
         self._arrivals = count()

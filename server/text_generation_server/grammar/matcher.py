@@ -50,6 +50,8 @@ class Matcher:
         return mask
 
     def _mask(self) -> PackedMask:
+        if not self._is_alone:
+            self._compiled.masks += 1
         words = np.frombuffer(self._state.compute_bitmask(), dtype=np.int32)
         return words[: self._vocabulary.words]
 
