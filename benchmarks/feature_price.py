@@ -25,11 +25,11 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
+from text_generation_server.grammar.compiler import GrammarCompiler
 from transformers import AutoModelForCausalLM
 
 from benchmarks.report import median_and_spread, table
 from text_generation_server.engine.engine import StaticBatchEngine
-from text_generation_server.grammar.compiler import GrammarCompiler
 from text_generation_server.grammar.constraint import Constraint
 from text_generation_server.grammar.definition import Grammar, GrammarKind
 from text_generation_server.grammar.masks import masks_of_step

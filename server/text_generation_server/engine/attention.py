@@ -88,9 +88,15 @@ def attend(
     if key.dim() == 3:
         return attend_lanes(module, query, key, value, attention_mask, softcap), None
     blocks = [
-        attend_heads(query[:, :, start:end], key[:, :seen], value[:, :seen], mask[..., :seen], softcap)
+        attend_heads(
+            query[:, :, start:end],
+            key[:, :seen],
+            value[:, :seen],
+            # Cut in two dimensions at once, torch_xla would make a gather with an index for each number.
+            attention_mask[:, :, start:end].clone()[..., :seen],
+            softcap,
+        )
         for start, end, seen in query_blocks(query.shape[2], key.shape[1])
-        for mask in (attention_mask[:, :, start:end],)
     ]
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1), None
 

@@ -104,7 +104,8 @@ class Compiler:
                     making.append(threads.submit(make, program))
             for future in making:
                 future.result()
-        return ready
+        # In the order in which they were asked for.
+        return {name: ready[name] for name in names}
 
     def _lowered_name(self, name: str) -> str:
         return key_of("lowered", self._scope(name), name)
