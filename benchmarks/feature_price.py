@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
-from text_generation_server.grammar.compiler import GrammarCompiler
+from text_generation_server.grammar.pool import CompilationPool
 from transformers import AutoModelForCausalLM
 
 from benchmarks.report import median_and_spread, table
@@ -163,7 +163,7 @@ def measure(model: Path) -> Prices:
             progress=lambda step: prices.compiled.update({step.program: step.seconds}),
         )
     ready = loaded.engine
-    grammars = GrammarCompiler(Vocabulary(loaded.tokenizer, ready.info.vocab_size, loaded.eos_token_ids))
+    grammars = CompilationPool(Vocabulary(loaded.tokenizer, ready.info.vocab_size, loaded.eos_token_ids))
     without = load_engine(model, EngineOptions(BATCH_SIZE, MAX_LENGTH), compile_cache=None).engine
     ready.warm_up(lambda _: None)
     without.warm_up(lambda _: None)
