@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import tempfile
 from dataclasses import dataclass
 from typing import NoReturn, Self
 
@@ -13,6 +14,9 @@ from tpu_tgi.parameters.derivation import Parameters
 from tpu_tgi.settings import LauncherSettings, launcher_settings
 from tpu_tgi.shard_command import added_variables, serve_arguments
 from tpu_tgi.shard_process import EXECUTABLE
+
+# Stands for the directory that is made at the start.
+PRIVATE = f"{tempfile.gettempdir()}/tpu-tgi-PRIVATE/shard"
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,12 @@ class EmbeddedLaunch:
         return command_section(
             f"Embedded launcher and router on http://{self.settings.hostname}:{self.settings.port}, and the shard",
             added_variables(self.settings),
-            [EXECUTABLE, *serve_arguments(self.settings)],
+            [
+                EXECUTABLE,
+                *serve_arguments(
+                    self.settings, self.settings.router.model_id, self.settings.shard_uds_path or PRIVATE
+                ),
+            ],
         )
 
     def start(self, remarks: tuple[str, ...]) -> NoReturn:

@@ -2,17 +2,20 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from typing import Any
 
-from text_generation_server.errors import InvalidSettingError
-from tpu_tgi.addresses import free_socket_path, reserve
+from text_generation_server.errors import InvalidSettingError, UnsupportedModelError
+from text_generation_server.hub import model_directory
+from tpu_tgi.addresses import free_socket_path, reserve, socket_directory
 from tpu_tgi.router.errors import RouterStartError, ShardError, ShardProtocolError
+from tpu_tgi.router.model_texts import ModelTexts, load_texts
 from tpu_tgi.router.server import Router
 from tpu_tgi.settings import LauncherSettings
 from tpu_tgi.shard_command import download_arguments, serve_arguments, shard_environment
-from tpu_tgi.shard_process import ShardDiedError, ShardProcess
+from tpu_tgi.shard_process import ShardDiedError, ShardProcess, kill_all
 
 logger = logging.getLogger(__name__)
 
@@ -33,21 +36,24 @@ async def launch(settings: LauncherSettings) -> int:
     """Serves until SIGTERM or SIGINT. Returns the exit code: 0 then, 1 after a line that says why."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, stop)
     stopping = asyncio.create_task(stop.wait())
     try:
-        with reserve(settings.hostname, settings.port) as listener:
-            free_socket_path(settings.socket_path)
+        with reserve(settings.hostname, settings.port) as listener, socket_directory() as private:
+            uds_path = settings.shard_uds_path or str(private / "shard")
+            # The stock launcher appends the rank of the shard; there is one shard.
+            free_socket_path(f"{uds_path}-0")
             if not settings.is_local_model:
                 await download(settings, stopping)
             if not stop.is_set():
-                await run(settings, listener, stopping)
+                await run(settings, uds_path, listener, stopping)
     except (
         InvalidSettingError,
         RouterStartError,
         ShardDiedError,
         ShardProtocolError,
         DownloadError,
+        UnsupportedModelError,
     ) as error:
         logger.error("%s", error)
         return 1
@@ -55,6 +61,16 @@ async def launch(settings: LauncherSettings) -> int:
         stopping.cancel()
     logger.info("Stopped")
     return 0
+
+
+def on_signal(stop: asyncio.Event) -> None:
+    """The first signal lets running answers finish; the second one ends everything at once."""
+    if stop.is_set():
+        logger.warning("Stopped at once by a second signal")
+        kill_all()
+        os._exit(1)
+    logger.info("Signal received: a second one ends at once, without waiting for answers")
+    stop.set()
 
 
 async def download(settings: LauncherSettings, stopping: asyncio.Task[Any]) -> None:
@@ -74,11 +90,19 @@ async def download(settings: LauncherSettings, stopping: asyncio.Task[Any]) -> N
         await finished
 
 
-async def run(settings: LauncherSettings, listener: socket.socket, stopping: asyncio.Task[Any]) -> None:
+async def run(
+    settings: LauncherSettings, uds_path: str, listener: socket.socket, stopping: asyncio.Task[Any]
+) -> None:
     """Runs shard and router until `stopping` is done. Raises what ended them otherwise."""
-    shard = await ShardProcess.start(serve_arguments(settings), shard_environment(settings))
+    environment = shard_environment(settings)
+    # A fault in the small files is found before anything heavy starts.
+    directory = await asyncio.to_thread(
+        model_directory, settings.router.model_id, settings.router.revision, environment
+    )
+    texts = await asyncio.to_thread(load_texts, directory, settings.router.tokenizer_config_path)
+    shard = await ShardProcess.start(serve_arguments(settings, str(directory), uds_path), environment)
     exited = asyncio.create_task(shard.exited())
-    starting = asyncio.create_task(start_router(settings, shard))
+    starting = asyncio.create_task(start_router(settings, f"{uds_path}-0", texts, shard))
     serving: asyncio.Task[None] | None = None
     try:
         await first_of(starting, exited, stopping)
@@ -111,10 +135,12 @@ async def run(settings: LauncherSettings, listener: socket.socket, stopping: asy
         await shard.stop(settings.graceful_termination_timeout)
 
 
-async def start_router(settings: LauncherSettings, shard: ShardProcess) -> Router:
+async def start_router(
+    settings: LauncherSettings, socket_path: str, texts: ModelTexts, shard: ShardProcess
+) -> Router:
     """Returns when the shard is warm. Raises RouterStartError."""
-    await shard.wait_for_socket(settings.socket_path)
-    return await Router.start(settings.router, settings.socket_path)
+    await shard.wait_for_socket(socket_path)
+    return await Router.start(settings.router, socket_path, texts)
 
 
 async def raise_if_dead(exited: asyncio.Task[None]) -> None:

@@ -31,11 +31,21 @@ def forward_line(line: str) -> None:
 
 async def forward(stream: asyncio.StreamReader) -> None:
     """Forwards stdout until it closes."""
-    while line := await stream.readline():
+    while line := await next_line(stream):
         forward_line(line.decode(errors="replace"))
 
 
 async def keep(stream: asyncio.StreamReader, lines: deque[str]) -> None:
-    """Keeps the last lines of stderr, which are of interest only if the shard fails."""
-    while line := await stream.readline():
+    """Keeps the last lines of stderr, which are logged if the shard fails; until then at level DEBUG."""
+    while line := await next_line(stream):
         lines.append(line.decode(errors="replace").rstrip())
+        logger.debug("stderr: %s", lines[-1])
+
+
+async def next_line(stream: asyncio.StreamReader) -> bytes:
+    """Empty at the end. A line beyond the limit of the stream is replaced: somebody has to read on, or the shard
+    would wait for that for ever."""
+    try:
+        return await stream.readline()
+    except ValueError:
+        return b"(a line that was too long is left out)\n"

@@ -22,12 +22,13 @@ def longest_pause(loop: asyncio.AbstractEventLoop) -> Iterator[LongestPause]:
     pause = LongestPause()
 
     async def watch() -> None:
-        last = time.perf_counter()
+        last, worked = time.perf_counter(), time.process_time()
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            now = time.perf_counter()
-            pause.seconds = max(pause.seconds, now - last - TICK_SECONDS)
-            last = now
+            now, working = time.perf_counter(), time.process_time()
+            # While this process did not work, the machine was busy with others.
+            pause.seconds = max(pause.seconds, min(now - last - TICK_SECONDS, working - worked))
+            last, worked = now, working
 
     watching = asyncio.run_coroutine_threadsafe(watch(), loop)
     time.sleep(0.05)

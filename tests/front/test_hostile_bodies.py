@@ -77,9 +77,15 @@ HOSTILE = [
 def test_a_hostile_body_does_not_stop_the_loop(
     front: RunningFront, path: str, body: bytes, status: int
 ) -> None:
-    with longest_pause(front.loop) as pause:
-        assert send(front, path, body) == status
-    assert pause.seconds < LONGEST_PAUSE_SECONDS
+    pauses = []
+    # What stops the loop does so each time; a busy machine does not.
+    for _ in range(3):
+        with longest_pause(front.loop) as pause:
+            assert send(front, path, body) == status
+        pauses.append(pause.seconds)
+        if pause.seconds < LONGEST_PAUSE_SECONDS:
+            return
+    pytest.fail(f"the loop stood still for {pauses} s")
 
 
 @pytest.mark.parametrize("path", sorted({path for path, _, _ in HOSTILE}))

@@ -51,7 +51,7 @@ SERVER = (
         str,
         "Socket between router and shard; -0 is appended.",
         unit="PATH",
-        default="/tmp/text-generation-server",
+        otherwise="in a private directory of this run; with the stock launcher /tmp/text-generation-server",
     ),
     Option(
         "--graceful-termination-timeout",

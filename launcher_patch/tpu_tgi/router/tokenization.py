@@ -5,28 +5,18 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
 from tokenizers import Tokenizer
 
 from tpu_tgi.router.errors import RouterStartError
 
 
-def load_tokenizer(model_id: str, revision: str | None) -> Tokenizer:
-    """The fast tokenizer of a local directory or of a hub model, converted if there is no tokenizer.json.
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """The fast tokenizer of a model, converted if there is no tokenizer.json.
 
     Raises RouterStartError if there is none.
     """
-    directory = Path(model_id)
-    if directory.is_dir():
-        file = directory / "tokenizer.json"
-        return read(file) if file.is_file() else convert(model_id, None)
-    try:
-        return read(Path(hf_hub_download(model_id, "tokenizer.json", revision=revision)))
-    except EntryNotFoundError:
-        return convert(model_id, revision)
-    except OSError as error:
-        raise no_tokenizer(model_id, error) from error
+    file = directory / "tokenizer.json"
+    return read(file) if file.is_file() else convert(directory)
 
 
 def read(file: Path) -> Tokenizer:
@@ -37,23 +27,17 @@ def read(file: Path) -> Tokenizer:
         raise RouterStartError(f"{file} cannot be read: {error}") from error
 
 
-def no_tokenizer(model_id: str, error: Exception) -> RouterStartError:
-    return RouterStartError(f"No tokenizer could be loaded for `--model-id {model_id}`: {error}")
-
-
-def convert(model_id: str, revision: str | None) -> Tokenizer:
+def convert(directory: Path) -> Tokenizer:
     """Through transformers, which knows how to build a fast tokenizer from older files."""
     # Imported only here: it takes seconds and hundreds of megabytes, and most models have a tokenizer.json.
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_id, revision=revision, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True)
     except (OSError, ValueError) as error:
-        raise no_tokenizer(model_id, error) from error
+        raise RouterStartError(f"No tokenizer could be loaded from {directory}: {error}") from error
     if not tokenizer.is_fast:
-        raise RouterStartError(
-            f"`--model-id {model_id}` has no fast tokenizer: add a tokenizer.json to the model"
-        )
+        raise RouterStartError(f"{directory} has no fast tokenizer: add a tokenizer.json to the model")
     backend: Tokenizer = tokenizer.backend_tokenizer
     return backend
 
