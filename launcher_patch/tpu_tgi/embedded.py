@@ -1,6 +1,7 @@
 """The launcher and router in Python, for machines without the stock programs."""
 
 import asyncio
+import logging
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ from tpu_tgi.parameters.derivation import Parameters
 from tpu_tgi.settings import LauncherSettings, launcher_settings
 from tpu_tgi.shard_command import added_variables, serve_arguments
 from tpu_tgi.shard_process import EXECUTABLE
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 # Stands for the directory that is made at the start.
 PRIVATE = f"{tempfile.gettempdir()}/tpu-tgi-PRIVATE/shard"
@@ -46,4 +51,10 @@ class EmbeddedLaunch:
     def start(self, remarks: tuple[str, ...]) -> NoReturn:
         configure(self.settings.logger_level, self.json_output)
         log_remarks(remarks)
+        if self.settings.hostname not in LOOPBACK and self.settings.router.api_key is None:
+            logger.warning(
+                "Everybody who reaches `--hostname %s` may use this service: give `--api-key KEY`, or "
+                "`--hostname 127.0.0.1`",
+                self.settings.hostname,
+            )
         sys.exit(asyncio.run(launch(self.settings)))

@@ -1,13 +1,14 @@
 """Faults of templates, clients and shards that must stay small."""
 
 import json
+import logging
 import socket
 from pathlib import Path
 
 import pytest
 
 from front.conftest import StartFront
-from front.running_front import CHAT, wait_until
+from front.running_front import CHAT, RunningFront, wait_until
 from launcher.programs import Outcome, install, start
 from tpu_tgi.router import server
 
@@ -74,3 +75,20 @@ def test_a_compute_type_that_no_header_can_carry_is_refused_at_start(tmp_path: P
     )
     assert outcome.exit_code == 1
     assert "`COMPUTE_TYPE=1-é` must be printable ASCII" in outcome.output
+
+
+def test_each_request_has_an_id_and_a_line_in_the_log(
+    front: RunningFront, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    body = {"inputs": "a", "parameters": {"max_new_tokens": 2}}
+    given = front.client.post("/generate_stream", json=body, headers={"x-request-id": "mine-1"})
+    assert given.headers["x-request-id"] == "mine-1"
+    made = front.client.post("/generate", json={"inputs": ""}, headers={"x-request-id": "two words"})
+    assert len(made.headers["x-request-id"]) == 32
+    front.client.get("/health")
+    wait_until(lambda: made.headers["x-request-id"] in caplog.text)
+    lines = [line for line in caplog.text.splitlines() if "request_log" in line]
+    assert len(lines) == 2
+    assert "mine-1 POST /generate_stream: 200" in lines[0]
+    assert "POST /generate: 422" in lines[1]

@@ -16,6 +16,7 @@ from tpu_tgi.router.errors import RequestError
 from tpu_tgi.router.json_response import error_response
 from tpu_tgi.router.openapi import document
 from tpu_tgi.router.operation import Handler
+from tpu_tgi.router.request_log import RequestLog
 from tpu_tgi.router.routes import OPERATIONS
 
 
@@ -32,12 +33,13 @@ def make_app(context: RouterContext) -> Starlette:
             for operation in OPERATIONS
         ],
         middleware=[
+            Middleware(RequestLog),
             Middleware(
                 CORSMiddleware,
                 allow_origins=settings.cors_allow_origin or ("*",),
                 allow_methods=("GET", "POST"),
                 allow_headers=("content-type",),
-            )
+            ),
         ],
         exception_handlers={
             RequestError: request_error,

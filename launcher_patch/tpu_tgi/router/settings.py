@@ -1,6 +1,6 @@
 """What the router is told by the launcher."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # Versions under which clients know these routes: the stock router reports them in /info.
 ROUTER_NAME = "text-generation-router"
@@ -43,7 +43,7 @@ class RouterSettings:
     payload_limit: int = 2_000_000
     validation_workers: int = 2
     compute_type: str | None = None
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     cors_allow_origin: tuple[str, ...] = ()
     disable_grammar_support: bool = False
     tokenizer_config_path: str | None = None

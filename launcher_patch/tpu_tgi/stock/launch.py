@@ -58,7 +58,7 @@ class StockLaunch:
         )
 
     def describe(self) -> list[str]:
-        return command_section(str(self.programs), self.changed, self.command)
+        return command_section(str(self.programs), self.changed, without_key(self.command))
 
     def start(self, remarks: tuple[str, ...]) -> NoReturn:
         configure("INFO", self.json_output)
@@ -66,3 +66,11 @@ class StockLaunch:
         logger.info("Starting %s", self.programs)
         sys.stdout.flush()
         os.execve(self.command[0], self.command, dict(self.environment))
+
+
+def without_key(command: list[str]) -> list[str]:
+    """The command as it may be shown: a dry run is often part of a log."""
+    return [
+        "..." if before == "--api-key" else word
+        for before, word in zip(["", *command], command, strict=False)
+    ]
