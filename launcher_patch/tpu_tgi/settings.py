@@ -57,6 +57,7 @@ def launcher_settings(choices: Choices, parameters: Parameters) -> LauncherSetti
         "max_batch_prefill_tokens": parameters.max_batch_prefill_tokens,
         "max_batch_size": parameters.batch_size,
         "max_concurrent_requests": parameters.max_concurrent_requests,
+        "api_keys": read_keys(values["api_key_file"]),
         "cors_allow_origin": tuple(values["cors_allow_origin"]),
         "compute_type": compute_type(choices.environment.get("COMPUTE_TYPE")),
     }
@@ -73,6 +74,24 @@ def launcher_settings(choices: Choices, parameters: Parameters) -> LauncherSetti
         logger_level=level_of(values["log_level"]),
         graceful_termination_timeout=values["graceful_termination_timeout"],
     )
+
+
+def read_keys(path: str | None) -> tuple[str, ...]:
+    """One on each line. Raises InvalidSettingError for a file that cannot be read or has none."""
+    if path is None:
+        return ()
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise InvalidSettingError(
+            f"`--api-key-file {path}` cannot be read: {error}. A file with a key on each line would work"
+        ) from error
+    keys = tuple(line.strip() for line in lines if line.strip())
+    if not keys:
+        raise InvalidSettingError(
+            f"`--api-key-file {path}` has no key: a file with a key on each line would work"
+        )
+    return keys
 
 
 def compute_type(given: str | None) -> str | None:

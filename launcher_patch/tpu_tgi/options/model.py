@@ -23,6 +23,15 @@ MODEL = (
         required=True,
     ),
     Option(
+        "--served-model-name",
+        Panel.MODEL,
+        str,
+        "Name of the model in answers, /info and /v1/models; only the router in Python can change it.",
+        unit="NAME",
+        otherwise="--model-id",
+        own=True,
+    ),
+    Option(
         "--revision",
         Panel.MODEL,
         str,

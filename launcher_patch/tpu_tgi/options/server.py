@@ -37,6 +37,14 @@ SERVER = (
     ),
     Option("--api-key", Panel.SERVER, str, "What clients send as `Authorization: Bearer ...`.", unit="KEY"),
     Option(
+        "--api-key-file",
+        Panel.SERVER,
+        str,
+        "File with a key on each line; other users of the machine can see --api-key in the list of processes.",
+        unit="FILE",
+        own=True,
+    ),
+    Option(
         "--cors-allow-origin",
         Panel.SERVER,
         list[str],
