@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+from contextlib import ExitStack
 from typing import Any
 
 from text_generation_server.errors import InvalidSettingError, UnsupportedModelError
@@ -16,6 +17,7 @@ from tpu_tgi.router.server import Router
 from tpu_tgi.settings import LauncherSettings
 from tpu_tgi.shard_command import download_arguments, serve_arguments, shard_environment
 from tpu_tgi.shard_process import ShardDiedError, ShardProcess, kill_all
+from tpu_tgi.warming_up import answering_503
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +37,13 @@ class DownloadError(RuntimeError):
 async def launch(settings: LauncherSettings) -> int:
     """Serves until SIGTERM or SIGINT. Returns the exit code: 0 then, 1 after a line that says why."""
     stop = asyncio.Event()
+    files = ExitStack()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal, stop)
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, stop, files)
     stopping = asyncio.create_task(stop.wait())
     try:
-        with reserve(settings.hostname, settings.port) as listener, socket_directory() as private:
-            uds_path = settings.shard_uds_path or str(private / "shard")
+        with reserve(settings.hostname, settings.port) as listener, files:
+            uds_path = settings.shard_uds_path or str(files.enter_context(socket_directory()) / "shard")
             # The stock launcher appends the rank of the shard; there is one shard.
             free_socket_path(f"{uds_path}-0")
             if not settings.is_local_model:
@@ -63,11 +66,12 @@ async def launch(settings: LauncherSettings) -> int:
     return 0
 
 
-def on_signal(stop: asyncio.Event) -> None:
-    """The first signal lets running answers finish; the second one ends everything at once."""
+def on_signal(stop: asyncio.Event, files: ExitStack) -> None:
+    """The first signal lets running answers finish; the second one ends everything at once, and closes `files`."""
     if stop.is_set():
         logger.warning("Stopped at once by a second signal")
         kill_all()
+        files.close()
         os._exit(1)
     logger.info("Signal received: a second one ends at once, without waiting for answers")
     stop.set()
@@ -102,7 +106,7 @@ async def run(
     texts = await asyncio.to_thread(load_texts, directory, settings.router.tokenizer_config_path)
     shard = await ShardProcess.start(serve_arguments(settings, str(directory), uds_path), environment)
     exited = asyncio.create_task(shard.exited())
-    starting = asyncio.create_task(start_router(settings, f"{uds_path}-0", texts, shard))
+    starting = asyncio.create_task(start_router(settings, f"{uds_path}-0", texts, shard, listener))
     serving: asyncio.Task[None] | None = None
     try:
         await first_of(starting, exited, stopping)
@@ -136,11 +140,16 @@ async def run(
 
 
 async def start_router(
-    settings: LauncherSettings, socket_path: str, texts: ModelTexts, shard: ShardProcess
+    settings: LauncherSettings,
+    socket_path: str,
+    texts: ModelTexts,
+    shard: ShardProcess,
+    listener: socket.socket,
 ) -> Router:
     """Returns when the shard is warm. Raises RouterStartError."""
-    await shard.wait_for_socket(socket_path)
-    return await Router.start(settings.router, socket_path, texts)
+    async with answering_503(listener, shard.progress):
+        await shard.wait_for_socket(socket_path)
+        return await Router.start(settings.router, socket_path, texts)
 
 
 async def raise_if_dead(exited: asyncio.Task[None]) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections import deque
 
 from tpu_tgi.logs import LEVELS
+from tpu_tgi.warming_up import Progress
 
 logger = logging.getLogger("text-generation-server")
 
@@ -16,23 +17,27 @@ KEPT_LINES = 200
 LINE_LIMIT = 2**22
 
 
-def forward_line(line: str) -> None:
-    """Logs one line of the shard's stdout: the text of a JSON record at its level, anything else as it is."""
+def forward_line(line: str) -> str:
+    """Logs one line of the shard's stdout: the text of a JSON record at its level, anything else as it is.
+
+    Returns that text.
+    """
     line = line.rstrip()
     if not line:
-        return
+        return line
     try:
         record = json.loads(line)
-        text, level = record["text"].rstrip(), LEVELS[record["record"]["level"]["name"]]
+        text, level = str(record["text"]).rstrip(), LEVELS[record["record"]["level"]["name"]]
     except (ValueError, TypeError, KeyError, AttributeError):
         text, level = line, logging.INFO
     logger.log(level, "%s", text)
+    return text
 
 
-async def forward(stream: asyncio.StreamReader) -> None:
-    """Forwards stdout until it closes."""
+async def forward(stream: asyncio.StreamReader, progress: Progress) -> None:
+    """Forwards stdout until it closes; `progress` sees every line."""
     while line := await next_line(stream):
-        forward_line(line.decode(errors="replace"))
+        progress.notice(forward_line(line.decode(errors="replace")))
 
 
 async def keep(stream: asyncio.StreamReader, lines: deque[str]) -> None:

@@ -16,6 +16,7 @@ from typing import Self
 
 from text_generation_server.errors import InvalidSettingError
 from tpu_tgi.shard_log import KEPT_LINES, LINE_LIMIT, forward, keep
+from tpu_tgi.warming_up import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +38,20 @@ class ShardDiedError(RuntimeError):
 
 
 class ShardProcess:
-    """One run of `text-generation-server`."""
+    """One run of `text-generation-server`.
+
+    Attributes:
+        progress: of its warm-up, as its log tells it.
+    """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self.progress = Progress()
         self._errors: deque[str] = deque(maxlen=KEPT_LINES)
         if process.stdout is None or process.stderr is None:
             raise ValueError("The output of the shard must be piped")
         self._readers = [
-            asyncio.create_task(forward(process.stdout)),
+            asyncio.create_task(forward(process.stdout, self.progress)),
             asyncio.create_task(keep(process.stderr, self._errors)),
         ]
 

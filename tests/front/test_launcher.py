@@ -17,6 +17,7 @@ import pytest
 from front.launched import Launched, launched
 from front.running_front import wait_until
 from tpu_tgi.shard_process import executable
+from tpu_tgi.warming_up import Progress
 
 
 class Launch(Protocol):
@@ -116,8 +117,7 @@ def test_a_shard_that_fails_at_start_is_reported_with_its_traceback(launch: Laun
 def test_sigterm_while_the_shard_loads_ends_with_0(launch: Launch) -> None:
     with launch(environment={"FAKE_NEVER_READY": "1"}) as running:
         wait_until(lambda: "called with serve" in running.output)
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{running.url}/health")
+        assert httpx.get(f"{running.url}/health").status_code == 503
         running.signal(signal.SIGTERM)
         assert running.exit_code() == 0
 
@@ -157,8 +157,9 @@ def test_the_shard_is_found_beside_python_if_its_environment_is_not_active() -> 
     assert os.access(found, os.X_OK)
 
 
-def test_a_second_signal_ends_everything_at_once(launch: Launch) -> None:
-    with launch(environment={"FAKE_IGNORES_SIGTERM": "1"}) as running:
+def test_a_second_signal_ends_everything_at_once(launch: Launch, tmp_path: Path) -> None:
+    environment = {"FAKE_IGNORES_SIGTERM": "1", "TMPDIR": str(tmp_path)}
+    with launch("--shard-uds-path", "", environment=environment) as running:
         running.wait_until_ready()
         shard = running.shard_pid
         running.signal(signal.SIGINT)
@@ -166,6 +167,26 @@ def test_a_second_signal_ends_everything_at_once(launch: Launch) -> None:
         running.signal(signal.SIGINT)
         assert running.exit_code() == 1
         wait_until(lambda: not is_running(shard))
+        assert not list(tmp_path.glob("tpu-tgi-*"))
+
+
+def test_while_the_model_is_loaded_clients_are_told_to_come_again(launch: Launch) -> None:
+    with launch(environment={"FAKE_NEVER_READY": "1"}) as running:
+        wait_until(lambda: "called with serve" in running.output, 20)
+        for path in ("/health", "/generate"):
+            response = httpx.post(f"{running.url}{path}", json={"inputs": "a"})
+            assert response.status_code == 503
+            assert response.headers["retry-after"] == "5"
+            assert response.json() == {"status": "loading the model", "programs": None}
+        running.signal(signal.SIGTERM)
+        assert running.exit_code() == 0
+
+
+def test_the_programs_that_are_compiled_are_counted() -> None:
+    progress = Progress()
+    for line in ("Warm-up 1/19: decode in 2.1 s", "Warm-up 2/19: prefill 128 in 6.2 s", "something else"):
+        progress.notice(line)
+    assert b'{"status": "warming up", "programs": "2/19"}' in progress.answer()
 
 
 def test_without_a_path_the_socket_is_where_nobody_else_can_go(launch: Launch, tmp_path: Path) -> None:

@@ -88,7 +88,22 @@ def test_each_request_has_an_id_and_a_line_in_the_log(
     assert len(made.headers["x-request-id"]) == 32
     front.client.get("/health")
     wait_until(lambda: made.headers["x-request-id"] in caplog.text)
-    lines = [line for line in caplog.text.splitlines() if "request_log" in line]
+    lines = [line for line in caplog.text.splitlines() if "request_log" in line and "/info" not in line]
     assert len(lines) == 2
     assert "mine-1 POST /generate_stream: 200" in lines[0]
     assert "POST /generate: 422" in lines[1]
+
+
+def test_a_long_head_is_read_however_it_arrives(front: RunningFront) -> None:
+    with front.connect() as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nhost: a\r\ncookie: ")
+        for _ in range(70):
+            connection.sendall(b"x" * 1000)
+        connection.sendall(b"\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_the_page_of_routes_is_made_once(front: RunningFront) -> None:
+    first = front.client.get("/docs/").text
+    assert front.client.get("/docs/").text == first
+    assert "POST /generate" in first

@@ -37,6 +37,9 @@ EXAMPLE = (
 # The stock router never closes an idle connection; a client that reuses one must not find it closed.
 IDLE_SECONDS = 600
 
+# Of a request's head, however it is cut into pieces; clients of the stock router may send long cookies.
+HEAD_BYTES = 2**17
+
 # Far beyond any prefill or decode: nothing is compiled in either.
 HANG_SECONDS = 300.0
 
@@ -120,6 +123,7 @@ class Router:
             # What the tests know, whatever else is installed.
             http="h11",
             ws="none",
+            h11_max_incomplete_event_size=HEAD_BYTES,
             server_header=False,
             timeout_keep_alive=IDLE_SECONDS,
         )
