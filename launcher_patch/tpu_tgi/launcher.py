@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -26,6 +27,9 @@ LAST_WORDS_SECONDS = 5.0
 
 # Between the failure of a call to the shard and the news that the shard is dead.
 OBITUARY_SECONDS = 2.0
+
+# What the shard has to end, however long the answers took.
+SHARD_SECONDS = 5.0
 
 DOWNLOAD_STOP_SECONDS = 10.0
 
@@ -108,6 +112,7 @@ async def run(
     exited = asyncio.create_task(shard.exited())
     starting = asyncio.create_task(start_router(settings, f"{uds_path}-0", texts, shard, listener))
     serving: asyncio.Task[None] | None = None
+    stopped: float | None = None
     try:
         await first_of(starting, exited, stopping)
         if not starting.done():
@@ -123,6 +128,7 @@ async def run(
         await first_of(serving, exited, stopping)
         if not serving.done() and not exited.done():
             logger.info("Stopping: new requests are refused, running ones are answered")
+            stopped = time.monotonic()
             router.stop(settings.graceful_termination_timeout)
             await first_of(serving, exited)
         if exited.done():
@@ -136,7 +142,13 @@ async def run(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await shard.stop(settings.graceful_termination_timeout)
+        await shard.stop(left_for_shard(settings.graceful_termination_timeout, stopped))
+
+
+def left_for_shard(timeout: float, stopped: float | None) -> float:
+    """Seconds that the shard has to end: what the answers left of the time for both, and a little in any case."""
+    used = 0.0 if stopped is None else time.monotonic() - stopped
+    return max(min(timeout, SHARD_SECONDS), timeout - used)
 
 
 async def start_router(

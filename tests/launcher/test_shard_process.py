@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
 from pathlib import Path
 
 import pytest
 
 from launcher.programs import Outcome, install, start
+from tpu_tgi.launcher import SHARD_SECONDS, left_for_shard
 from tpu_tgi.router.settings import RouterSettings
 from tpu_tgi.shard_log import forward, keep
 from tpu_tgi.shard_process import ending
@@ -69,3 +71,11 @@ def test_keys_do_not_show(tmp_path: Path) -> None:
         )
         assert outcome.exit_code == 0, outcome.output
         assert "secret" not in outcome.output
+
+
+def test_answers_and_shard_share_the_time_for_ending() -> None:
+    now = time.monotonic()
+    assert left_for_shard(90, None) == 90
+    assert 69 < left_for_shard(90, now - 20) <= 70
+    assert left_for_shard(90, now - 89) == SHARD_SECONDS
+    assert left_for_shard(2, now - 2) == 2

@@ -43,7 +43,7 @@ MODEL = (
         "--dtype",
         Panel.MODEL,
         Dtype,
-        "Of weights and KV cache: float16, bfloat16 or float32.",
+        "Type of weights and KV cache: float16, bfloat16 or float32.",
         unit="DTYPE",
         otherwise="bfloat16 on a TPU, float32 on a CPU",
     ),
