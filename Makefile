@@ -11,6 +11,7 @@ INSTALLED := $(VENV)/.installed
 
 DEMO_MODEL := models/SmolLM2-135M-Instruct
 MODEL_ID := $(DEMO_MODEL)
+HOST := 127.0.0.1
 PORT := 8080
 
 help: ## list the targets
@@ -35,9 +36,9 @@ test: lint ## install, lint, and run the tests
 
 # --- serving: serve, tpu-tgi ---
 
-serve: $(INSTALLED) ## serve the demo model, or MODEL_ID=..., on PORT=8080; HF_BATCH_SIZE=..., HF_SEQUENCE_LENGTH=...
+serve: $(INSTALLED) ## serve the demo model, or MODEL_ID=..., on HOST=127.0.0.1 PORT=8080; HF_BATCH_SIZE=..., HF_SEQUENCE_LENGTH=...
 	@test "$(MODEL_ID)" != "$(DEMO_MODEL)" || $(BIN)/python -m tpu_tgi.demo_model $(DEMO_MODEL)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/tpu-tgi --model-id "$(MODEL_ID)" --port "$(PORT)"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/tpu-tgi --model-id "$(MODEL_ID)" --hostname "$(HOST)" --port "$(PORT)"
 
 # What make was given as HF_BATCH_SIZE=4 must reach the service, as if it stood in the environment.
 ifdef HF_BATCH_SIZE

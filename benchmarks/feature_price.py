@@ -25,7 +25,6 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
-from text_generation_server.grammar.pool import CompilationPool
 from transformers import AutoModelForCausalLM
 
 from benchmarks.report import median_and_spread, table
@@ -33,6 +32,7 @@ from text_generation_server.engine.engine import StaticBatchEngine
 from text_generation_server.grammar.constraint import Constraint
 from text_generation_server.grammar.definition import Grammar, GrammarKind
 from text_generation_server.grammar.masks import masks_of_step
+from text_generation_server.grammar.pool import CompilationPool
 from text_generation_server.grammar.vocabulary import Vocabulary
 from text_generation_server.loading.engine import EngineOptions, load_engine
 from text_generation_server.sampling.parameters import SamplingParameters

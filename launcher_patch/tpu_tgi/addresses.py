@@ -3,6 +3,9 @@
 import ipaddress
 import logging
 import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from text_generation_server.errors import InvalidSettingError
@@ -27,9 +30,11 @@ def reserve(hostname: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         reason = error.strerror if isinstance(error, OSError) else error
+        advice = "Stop what uses it, or give another `--port`"
+        if isinstance(error, PermissionError):
+            advice = "Ports below 1024 need rights: `--port 8080` would work"
         raise InvalidSettingError(
-            f"`--hostname {hostname} --port {port}` cannot be used: {reason}. "
-            "Stop what uses it, or give another `--port`"
+            f"`--hostname {hostname} --port {port}` cannot be used: {reason}. {advice}"
         ) from error
     return listener
 
@@ -48,6 +53,27 @@ def ip_address(hostname: str) -> str:
         return EVERYWHERE
 
 
+@contextmanager
+def socket_directory() -> Iterator[Path]:
+    """A directory that only this user can enter: nobody else can put a socket where the shard's will be."""
+    with tempfile.TemporaryDirectory(prefix="tpu-tgi-", ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
+
+
+def remove(file: Path) -> None:
+    """Raises InvalidSettingError for a file of another user."""
+    try:
+        file.unlink()
+    except PermissionError as error:
+        raise of_somebody_else(str(file)) from error
+
+
+def of_somebody_else(path: str) -> InvalidSettingError:
+    return InvalidSettingError(
+        f"`--shard-uds-path`: {path} belongs to another user; give another path, for example {path}-b"
+    )
+
+
 def free_socket_path(path: str) -> None:
     """Removes what an earlier run has left behind.
 
@@ -61,11 +87,18 @@ def free_socket_path(path: str) -> None:
     if not file.is_socket():
         raise InvalidSettingError(f"`--shard-uds-path`: {path} exists and is not a socket; give another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            file.unlink()
+            remove(file)
             return
+        except PermissionError as error:
+            raise of_somebody_else(path) from error
+        except OSError as error:
+            raise InvalidSettingError(
+                f"`--shard-uds-path`: {path} cannot be used: {error}; give another path, for example {path}-b"
+            ) from error
     raise InvalidSettingError(
         f"`--shard-uds-path`: another shard listens on {path}; give another path, for example {path}-b"
     )

@@ -1,6 +1,7 @@
 """The command `tpu-tgi`: two numbers and the stock launcher's options -> the stock programs, or the embedded ones."""
 
 import os
+from importlib.metadata import version
 from typing import Any, NoReturn, Protocol
 
 import typer
@@ -32,7 +33,21 @@ class Launch(Protocol):
 
 
 class Command(TyperCommand):
-    """`--help` goes on with the stock launcher's, where there is one."""
+    """`tpu-tgi MODEL` is short for `--model-id MODEL`; `--help` goes on with the stock launcher's, if there is one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args[:1] == ["--version"]:
+            typer.echo(f"tpu-tgi {version('tpu-tgi')}")
+            raise typer.Exit
+        # Only the first word: a later one may be the value of an option that the stock launcher knows.
+        if args and not args[0].startswith("-"):
+            if "--model-id" in args:
+                typer.echo(
+                    f"Error: `{args[0]}` and `--model-id` both name a model: leave one of them out", err=True
+                )
+                raise typer.Exit(1)
+            args = ["--model-id", *args]
+        return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super().format_help(ctx, formatter)
@@ -40,7 +55,7 @@ class Command(TyperCommand):
 
 
 def main(choices: Choices) -> None:
-    """Serve a model over HTTP.
+    """Serve a model over HTTP: `tpu-tgi MODEL`, or `tpu-tgi --model-id MODEL`. `tpu-tgi --version` prints the version.
 
     Give HF_BATCH_SIZE (requests that run at once) and HF_SEQUENCE_LENGTH (tokens of a prompt and its answer
     together), or neither: all other numbers follow. Every option can also be given as an environment variable in

@@ -1,8 +1,12 @@
 """The launcher and router in Python, for machines without the stock programs."""
 
 import asyncio
+import importlib.util
+import logging
 import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn, Self
 
 from tpu_tgi.dry_run import command_section
@@ -13,6 +17,13 @@ from tpu_tgi.parameters.derivation import Parameters
 from tpu_tgi.settings import LauncherSettings, launcher_settings
 from tpu_tgi.shard_command import added_variables, serve_arguments
 from tpu_tgi.shard_process import EXECUTABLE
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+# Stands for the directory that is made at the start.
+PRIVATE = f"{tempfile.gettempdir()}/tpu-tgi-PRIVATE/shard"
 
 
 @dataclass(frozen=True)
@@ -31,10 +42,31 @@ class EmbeddedLaunch:
         return command_section(
             f"Embedded launcher and router on http://{self.settings.hostname}:{self.settings.port}, and the shard",
             added_variables(self.settings),
-            [EXECUTABLE, *serve_arguments(self.settings)],
+            [
+                EXECUTABLE,
+                *serve_arguments(
+                    self.settings, self.settings.router.model_id, self.settings.shard_uds_path or PRIVATE
+                ),
+            ],
         )
 
     def start(self, remarks: tuple[str, ...]) -> NoReturn:
         configure(self.settings.logger_level, self.json_output)
-        log_remarks(remarks)
+        log_remarks((*remarks, *missing_libtpu(Path("/dev"))))
+        if self.settings.hostname not in LOOPBACK and not self.settings.router.keys:
+            logger.warning(
+                "Everybody who reaches `--hostname %s` may use this service: give `--api-key KEY`, or "
+                "`--hostname 127.0.0.1`",
+                self.settings.hostname,
+            )
         sys.exit(asyncio.run(launch(self.settings)))
+
+
+def missing_libtpu(devices: Path) -> list[str]:
+    """What to say where the machine has a TPU that nothing here can use. `devices`: /dev."""
+    chips = [*devices.glob("accel*"), *devices.glob("vfio/[0-9]*")]
+    if not chips or importlib.util.find_spec("libtpu") is not None:
+        return []
+    return [
+        f"{chips[0]} looks like a TPU, but libtpu is not installed and the CPU is used: pip install 'tpu-tgi[tpu]'"
+    ]

@@ -2,17 +2,23 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
+import time
+from contextlib import ExitStack
 from typing import Any
 
-from text_generation_server.errors import InvalidSettingError
-from tpu_tgi.addresses import free_socket_path, reserve
+from text_generation_server.errors import InvalidSettingError, UnsupportedModelError
+from text_generation_server.hub import model_directory
+from tpu_tgi.addresses import free_socket_path, reserve, socket_directory
 from tpu_tgi.router.errors import RouterStartError, ShardError, ShardProtocolError
+from tpu_tgi.router.model_texts import ModelTexts, load_texts
 from tpu_tgi.router.server import Router
 from tpu_tgi.settings import LauncherSettings
 from tpu_tgi.shard_command import download_arguments, serve_arguments, shard_environment
-from tpu_tgi.shard_process import ShardDiedError, ShardProcess
+from tpu_tgi.shard_process import ShardDiedError, ShardProcess, kill_all
+from tpu_tgi.warming_up import answering_503
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +27,9 @@ LAST_WORDS_SECONDS = 5.0
 
 # Between the failure of a call to the shard and the news that the shard is dead.
 OBITUARY_SECONDS = 2.0
+
+# What the shard has to end, however long the answers took.
+SHARD_SECONDS = 5.0
 
 DOWNLOAD_STOP_SECONDS = 10.0
 
@@ -32,22 +41,26 @@ class DownloadError(RuntimeError):
 async def launch(settings: LauncherSettings) -> int:
     """Serves until SIGTERM or SIGINT. Returns the exit code: 0 then, 1 after a line that says why."""
     stop = asyncio.Event()
+    files = ExitStack()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, stop, files)
     stopping = asyncio.create_task(stop.wait())
     try:
-        with reserve(settings.hostname, settings.port) as listener:
-            free_socket_path(settings.socket_path)
+        with reserve(settings.hostname, settings.port) as listener, files:
+            uds_path = settings.shard_uds_path or str(files.enter_context(socket_directory()) / "shard")
+            # The stock launcher appends the rank of the shard; there is one shard.
+            free_socket_path(f"{uds_path}-0")
             if not settings.is_local_model:
                 await download(settings, stopping)
             if not stop.is_set():
-                await run(settings, listener, stopping)
+                await run(settings, uds_path, listener, stopping)
     except (
         InvalidSettingError,
         RouterStartError,
         ShardDiedError,
         ShardProtocolError,
         DownloadError,
+        UnsupportedModelError,
     ) as error:
         logger.error("%s", error)
         return 1
@@ -55,6 +68,17 @@ async def launch(settings: LauncherSettings) -> int:
         stopping.cancel()
     logger.info("Stopped")
     return 0
+
+
+def on_signal(stop: asyncio.Event, files: ExitStack) -> None:
+    """The first signal lets running answers finish; the second one ends everything at once, and closes `files`."""
+    if stop.is_set():
+        logger.warning("Stopped at once by a second signal")
+        kill_all()
+        files.close()
+        os._exit(1)
+    logger.info("Signal received: a second one ends at once, without waiting for answers")
+    stop.set()
 
 
 async def download(settings: LauncherSettings, stopping: asyncio.Task[Any]) -> None:
@@ -74,12 +98,21 @@ async def download(settings: LauncherSettings, stopping: asyncio.Task[Any]) -> N
         await finished
 
 
-async def run(settings: LauncherSettings, listener: socket.socket, stopping: asyncio.Task[Any]) -> None:
+async def run(
+    settings: LauncherSettings, uds_path: str, listener: socket.socket, stopping: asyncio.Task[Any]
+) -> None:
     """Runs shard and router until `stopping` is done. Raises what ended them otherwise."""
-    shard = await ShardProcess.start(serve_arguments(settings), shard_environment(settings))
+    environment = shard_environment(settings)
+    # A fault in the small files is found before anything heavy starts.
+    directory = await asyncio.to_thread(
+        model_directory, settings.router.model_id, settings.router.revision, environment
+    )
+    texts = await asyncio.to_thread(load_texts, directory, settings.router.tokenizer_config_path)
+    shard = await ShardProcess.start(serve_arguments(settings, str(directory), uds_path), environment)
     exited = asyncio.create_task(shard.exited())
-    starting = asyncio.create_task(start_router(settings, shard))
+    starting = asyncio.create_task(start_router(settings, f"{uds_path}-0", texts, shard, listener))
     serving: asyncio.Task[None] | None = None
+    stopped: float | None = None
     try:
         await first_of(starting, exited, stopping)
         if not starting.done():
@@ -95,6 +128,7 @@ async def run(settings: LauncherSettings, listener: socket.socket, stopping: asy
         await first_of(serving, exited, stopping)
         if not serving.done() and not exited.done():
             logger.info("Stopping: new requests are refused, running ones are answered")
+            stopped = time.monotonic()
             router.stop(settings.graceful_termination_timeout)
             await first_of(serving, exited)
         if exited.done():
@@ -108,13 +142,26 @@ async def run(settings: LauncherSettings, listener: socket.socket, stopping: asy
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await shard.stop(settings.graceful_termination_timeout)
+        await shard.stop(left_for_shard(settings.graceful_termination_timeout, stopped))
 
 
-async def start_router(settings: LauncherSettings, shard: ShardProcess) -> Router:
+def left_for_shard(timeout: float, stopped: float | None) -> float:
+    """Seconds that the shard has to end: what the answers left of the time for both, and a little in any case."""
+    used = 0.0 if stopped is None else time.monotonic() - stopped
+    return max(min(timeout, SHARD_SECONDS), timeout - used)
+
+
+async def start_router(
+    settings: LauncherSettings,
+    socket_path: str,
+    texts: ModelTexts,
+    shard: ShardProcess,
+    listener: socket.socket,
+) -> Router:
     """Returns when the shard is warm. Raises RouterStartError."""
-    await shard.wait_for_socket(settings.socket_path)
-    return await Router.start(settings.router, settings.socket_path)
+    async with answering_503(listener, shard.progress):
+        await shard.wait_for_socket(socket_path)
+        return await Router.start(settings.router, socket_path, texts)
 
 
 async def raise_if_dead(exited: asyncio.Task[None]) -> None:

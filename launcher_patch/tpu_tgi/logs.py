@@ -5,6 +5,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+import loguru
+
 from text_generation_server.errors import InvalidSettingError
 
 # The stock launcher's levels, which are also the shard's.
@@ -70,9 +72,22 @@ def configure(level: str, json_output: bool) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter() if json_output else TextFormatter())
     logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)
+    forward_loguru(level)
     # These speak of every connection and every file at level INFO.
     for chatty in ("uvicorn", "httpx", "httpx2", "httpcore", "urllib3"):
         logging.getLogger(chatty).setLevel(max(LEVELS[level], logging.WARNING))
+
+
+def forward_loguru(level: str) -> None:
+    """What the parts of the shard's package say that run in this process comes into the same log."""
+    loguru.logger.remove()
+    loguru.logger.add(
+        lambda message: logging.getLogger("tpu_tgi.hub").log(
+            LEVELS.get(message.record["level"].name, logging.INFO), "%s", message.rstrip()
+        ),
+        level=0 if level == "OFF" else LEVELS[level],
+        format="{message}",
+    )
 
 
 def log_remarks(remarks: tuple[str, ...]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from text_generation_server.errors import InvalidSettingError
 from tpu_tgi.logs import level_of
 from tpu_tgi.options.command import Choices
 from tpu_tgi.options.stock_only import refuse_stock_only
@@ -21,7 +22,7 @@ class LauncherSettings:
         trust_remote_code: handed to the shard, which says that it is without effect.
         otlp_endpoint, otlp_service_name: for the shard's traces; the embedded router makes none.
         shard_variables: what the shard reads from its environment beside the two numbers.
-        shard_uds_path: the shard's socket is this path with `-0` appended.
+        shard_uds_path: the shard's socket is this path with `-0` appended; None is a private directory.
         logger_level: for the shard, in capitals.
         graceful_termination_timeout: seconds that running answers have on SIGTERM, and then the shard.
     """
@@ -34,14 +35,9 @@ class LauncherSettings:
     shard_variables: Mapping[str, str]
     hostname: str
     port: int
-    shard_uds_path: str
+    shard_uds_path: str | None
     logger_level: str
     graceful_termination_timeout: int
-
-    @property
-    def socket_path(self) -> str:
-        """The stock launcher appends the rank of the shard; there is one shard."""
-        return f"{self.shard_uds_path}-0"
 
     @property
     def is_local_model(self) -> bool:
@@ -61,8 +57,9 @@ def launcher_settings(choices: Choices, parameters: Parameters) -> LauncherSetti
         "max_batch_prefill_tokens": parameters.max_batch_prefill_tokens,
         "max_batch_size": parameters.batch_size,
         "max_concurrent_requests": parameters.max_concurrent_requests,
+        "api_keys": read_keys(values["api_key_file"]),
         "cors_allow_origin": tuple(values["cors_allow_origin"]),
-        "compute_type": choices.environment.get("COMPUTE_TYPE"),
+        "compute_type": compute_type(choices.environment.get("COMPUTE_TYPE")),
     }
     return LauncherSettings(
         router=RouterSettings(**router),
@@ -77,3 +74,30 @@ def launcher_settings(choices: Choices, parameters: Parameters) -> LauncherSetti
         logger_level=level_of(values["log_level"]),
         graceful_termination_timeout=values["graceful_termination_timeout"],
     )
+
+
+def read_keys(path: str | None) -> tuple[str, ...]:
+    """One on each line. Raises InvalidSettingError for a file that cannot be read or has none."""
+    if path is None:
+        return ()
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise InvalidSettingError(
+            f"`--api-key-file {path}` cannot be read: {error}. A file with a key on each line would work"
+        ) from error
+    keys = tuple(line.strip() for line in lines if line.strip())
+    if not keys:
+        raise InvalidSettingError(
+            f"`--api-key-file {path}` has no key: a file with a key on each line would work"
+        )
+    return keys
+
+
+def compute_type(given: str | None) -> str | None:
+    """Goes into a header of each answer. Raises InvalidSettingError for what cannot stand there."""
+    if given is not None and not (given.isascii() and given.isprintable()):
+        raise InvalidSettingError(
+            f"`COMPUTE_TYPE={given}` must be printable ASCII, as a header is: `COMPUTE_TYPE=1-tpu` would work"
+        )
+    return given

@@ -5,13 +5,16 @@ import os
 from tpu_tgi.settings import LauncherSettings
 
 
-def serve_arguments(settings: LauncherSettings) -> list[str]:
-    """What the stock launcher passes (protocol section 6.2), as far as it was given."""
-    arguments = ["serve", settings.router.model_id, "--uds-path", settings.shard_uds_path]
+def serve_arguments(settings: LauncherSettings, model: str, uds_path: str) -> list[str]:
+    """What the stock launcher passes (protocol section 6.2), as far as it was given.
+
+    Args:
+        model: the directory of the model, in which its revision is settled.
+    """
+    arguments = ["serve", model, "--uds-path", uds_path]
     arguments += ["--logger-level", settings.logger_level, "--json-output"]
     for name, value in (
         ("--dtype", settings.dtype),
-        ("--revision", settings.router.revision),
         ("--max-input-tokens", settings.router.max_input_tokens),
         ("--otlp-endpoint", settings.otlp_endpoint),
         ("--otlp-service-name", settings.otlp_service_name),

@@ -6,6 +6,7 @@ import logging
 from collections import deque
 
 from tpu_tgi.logs import LEVELS
+from tpu_tgi.warming_up import Progress
 
 logger = logging.getLogger("text-generation-server")
 
@@ -16,26 +17,40 @@ KEPT_LINES = 200
 LINE_LIMIT = 2**22
 
 
-def forward_line(line: str) -> None:
-    """Logs one line of the shard's stdout: the text of a JSON record at its level, anything else as it is."""
+def forward_line(line: str) -> str:
+    """Logs one line of the shard's stdout: the text of a JSON record at its level, anything else as it is.
+
+    Returns that text.
+    """
     line = line.rstrip()
     if not line:
-        return
+        return line
     try:
         record = json.loads(line)
-        text, level = record["text"].rstrip(), LEVELS[record["record"]["level"]["name"]]
+        text, level = str(record["text"]).rstrip(), LEVELS[record["record"]["level"]["name"]]
     except (ValueError, TypeError, KeyError, AttributeError):
         text, level = line, logging.INFO
     logger.log(level, "%s", text)
+    return text
 
 
-async def forward(stream: asyncio.StreamReader) -> None:
-    """Forwards stdout until it closes."""
-    while line := await stream.readline():
-        forward_line(line.decode(errors="replace"))
+async def forward(stream: asyncio.StreamReader, progress: Progress) -> None:
+    """Forwards stdout until it closes; `progress` sees every line."""
+    while line := await next_line(stream):
+        progress.notice(forward_line(line.decode(errors="replace")))
 
 
 async def keep(stream: asyncio.StreamReader, lines: deque[str]) -> None:
-    """Keeps the last lines of stderr, which are of interest only if the shard fails."""
-    while line := await stream.readline():
+    """Keeps the last lines of stderr, which are logged if the shard fails; until then at level DEBUG."""
+    while line := await next_line(stream):
         lines.append(line.decode(errors="replace").rstrip())
+        logger.debug("stderr: %s", lines[-1])
+
+
+async def next_line(stream: asyncio.StreamReader) -> bytes:
+    """Empty at the end. A line beyond the limit of the stream is replaced: somebody has to read on, or the shard
+    would wait for that for ever."""
+    try:
+        return await stream.readline()
+    except ValueError:
+        return b"(a line that was too long is left out)\n"

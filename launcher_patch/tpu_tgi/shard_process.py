@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Self
 
 from text_generation_server.errors import InvalidSettingError
 from tpu_tgi.shard_log import KEPT_LINES, LINE_LIMIT, forward, keep
+from tpu_tgi.warming_up import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,9 @@ REMINDER_SECONDS = 10.0
 # From <linux/prctl.h>.
 PR_SET_PDEATHSIG = 1
 
+# The processes that run now, each of which leads a group.
+RUNNING: set[int] = set()
+
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
@@ -33,24 +38,29 @@ class ShardDiedError(RuntimeError):
 
 
 class ShardProcess:
-    """One run of `text-generation-server`."""
+    """One run of `text-generation-server`.
+
+    Attributes:
+        progress: of its warm-up, as its log tells it.
+    """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self.progress = Progress()
         self._errors: deque[str] = deque(maxlen=KEPT_LINES)
         if process.stdout is None or process.stderr is None:
             raise ValueError("The output of the shard must be piped")
         self._readers = [
-            asyncio.create_task(forward(process.stdout)),
+            asyncio.create_task(forward(process.stdout, self.progress)),
             asyncio.create_task(keep(process.stderr, self._errors)),
         ]
 
     @classmethod
     async def start(cls, arguments: list[str], environment: Mapping[str, str]) -> Self:
-        """Raises InvalidSettingError if there is no such program in PATH."""
+        """Raises InvalidSettingError if there is no such program."""
         try:
             process = await asyncio.create_subprocess_exec(
-                EXECUTABLE,
+                executable(environment),
                 *arguments,
                 env=environment,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -63,8 +73,9 @@ class ShardProcess:
             )
         except (FileNotFoundError, PermissionError) as error:
             raise InvalidSettingError(
-                f"`{EXECUTABLE}` cannot be run from PATH: install the package, or activate its environment"
+                f"`{EXECUTABLE}` is neither in PATH nor beside {sys.executable}: install the package again"
             ) from error
+        RUNNING.add(process.pid)
         return cls(process)
 
     async def wait_for_socket(self, path: str) -> None:
@@ -81,8 +92,7 @@ class ShardProcess:
         """Waits for the end, which is never expected: raises ShardDiedError after logging stderr."""
         code = await self.finished()
         self.log_errors()
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        raise ShardDiedError(f"The shard has died: {how}")
+        raise ShardDiedError(f"The shard has died: {ending(code)}")
 
     def log_errors(self) -> None:
         """Logs the end of the shard's stderr."""
@@ -92,6 +102,7 @@ class ShardProcess:
     async def finished(self) -> int:
         """The exit code, after all output was read; negative is a signal."""
         code = await self._process.wait()
+        RUNNING.discard(self._process.pid)
         # A worker of the shard may hold the pipes open for longer than the shard lives.
         await asyncio.wait(self._readers, timeout=1)
         return code
@@ -111,6 +122,27 @@ class ShardProcess:
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
+
+
+def kill_all() -> None:
+    """Ends every process that was started and still runs, with its group."""
+    for pid in RUNNING:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+
+
+def executable(environment: Mapping[str, str]) -> str:
+    """The program in PATH, or the one that was installed beside this Python: its environment need not be active."""
+    found = shutil.which(EXECUTABLE, path=environment.get("PATH", os.defpath))
+    return found or str(Path(sys.executable).with_name(EXECUTABLE))
+
+
+def ending(code: int) -> str:
+    """What the exit code of a process says; real-time signals have no name."""
+    if code >= 0:
+        return f"exit code {code}"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"killed by {names.get(-code, f'signal {-code}')}"
 
 
 def end_with_parent() -> None:

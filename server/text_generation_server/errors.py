@@ -3,9 +3,22 @@
 LONGEST_QUOTE = 200
 """Characters of a user's value in a message: it goes to logs, and back in a status of limited size."""
 
+LONGEST_MESSAGE = 1000
+"""Characters of what is said of a request. What a client sent is quoted in it, and may be as long as it likes."""
+
+
+def cut(message: str) -> str:
+    """The beginning of a message that is too long, and how much is left out."""
+    if len(message) <= LONGEST_MESSAGE:
+        return message
+    return f"{message[:LONGEST_MESSAGE]}... ({len(message) - LONGEST_MESSAGE} more characters)"
+
 
 class InvalidRequestError(ValueError):
     """A request that cannot be served as it was asked; only this request fails."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(cut(message))
 
 
 class InvalidSettingError(ValueError):

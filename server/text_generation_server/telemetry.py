@@ -41,7 +41,12 @@ def configure_logging(level: str, *, json_output: bool) -> None:
         render = json_line if json_output else plain_line
         # A format that adds nothing: the sink renders the record, and exceptions follow the message.
         logger.add(
-            write_to_stdout(render), level=threshold, format="{message}", backtrace=False, diagnose=False
+            write_to_stdout(render),
+            level=threshold,
+            format="{message}",
+            filter=Flood().lets_pass,
+            backtrace=False,
+            diagnose=False,
         )
     logging.root.handlers = [LibraryRecords()]
     logging.root.setLevel(logging.WARNING)
@@ -78,7 +83,7 @@ def json_line(message: "loguru.Message") -> str:
 
 def plain_line(message: "loguru.Message") -> str:
     record = message.record
-    return f"{record['time']:YYYY-MM-DD HH:mm:ss.SSS} {record['level'].name:<7} {str(message).rstrip()}"
+    return f"{record['time']:YYYY-MM-DD HH:mm:ss.SSS} {record['level'].name:<7} {shortened(str(message).rstrip())}"
 
 
 def shortened(text: str) -> str:
@@ -97,6 +102,33 @@ def write_to_stdout(render: Callable[["loguru.Message"], str]) -> Callable[["log
         os.write(sys.stdout.fileno(), (render(message) + "\n").encode("utf-8", "backslashreplace"))
 
     return sink
+
+
+class Flood:
+    """Keeps one client whose requests are all refused from filling the log.
+
+    Each line of code may warn BURST times in WINDOW_SECONDS; what is beyond that is left out, and the next warning of
+    that line in a later window says how many were.
+    """
+
+    BURST = 50
+    WINDOW_SECONDS = 10.0
+
+    def __init__(self) -> None:
+        self._windows: dict[tuple[str | None, int], tuple[float, int]] = {}
+
+    def lets_pass(self, record: "loguru.Record") -> bool:
+        if record["level"].no < logging.WARNING:
+            return True
+        place = (record["name"], record["line"])
+        now = record["time"].timestamp()
+        begin, count = self._windows.get(place, (now, 0))
+        if now - begin >= self.WINDOW_SECONDS:
+            if count > self.BURST:
+                record["message"] += f" ({count - self.BURST} more like this were left out)"
+            begin, count = now, 0
+        self._windows[place] = (begin, count + 1)
+        return count < self.BURST
 
 
 class LibraryRecords(logging.Handler):

@@ -26,7 +26,7 @@ MODEL = Path(__file__).parents[2] / "models" / "SmolLM2-135M-Instruct"
 LENGTH = 512
 
 # Of the connection; or of CORS, which the embedded router leaves out where no web page asks.
-UNCOMPARED = {"date", "content-length", "connection", "transfer-encoding"}
+UNCOMPARED = {"x-request-id", "date", "content-length", "connection", "transfer-encoding"}
 UNCOMPARED |= {"vary", "access-control-allow-origin"}
 TIMES = re.compile(r"x-.*time.*")
 

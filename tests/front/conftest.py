@@ -33,6 +33,9 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save(str(directory / "tokenizer.json"))
     config = {"chat_template": CHAT_TEMPLATE, "bos_token": "<s>", "eos_token": {"content": "</s>"}}
     (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    # What every model has, and nothing here looks into.
+    (directory / "config.json").write_text("{}")
+    (directory / "model.safetensors").touch()
     return directory
 
 

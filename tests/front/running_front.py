@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ import httpx
 from front.fake_shard import FakeShard
 from tpu_tgi.addresses import reserve
 from tpu_tgi.router.errors import RouterStartError, ShardProtocolError
+from tpu_tgi.router.model_texts import load_texts
 from tpu_tgi.router.server import Router
 from tpu_tgi.router.settings import RouterSettings
 
@@ -67,10 +69,12 @@ def running_front(shard: FakeShard, settings: RouterSettings) -> Iterator[Runnin
     started: list[tuple[asyncio.AbstractEventLoop, Router]] = []
     failures: list[BaseException] = []
 
+    texts = load_texts(Path(settings.model_id), settings.tokenizer_config_path)
+
     async def serve() -> None:
         await shard.start()
         try:
-            router = await Router.start(settings, shard.socket_path)
+            router = await Router.start(settings, shard.socket_path, texts)
             started.append((asyncio.get_running_loop(), router))
             await router.serve(listener)
         finally:

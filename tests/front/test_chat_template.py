@@ -57,27 +57,27 @@ PLACES: dict[str, tuple[object, str]] = {
 def test_the_first_place_that_has_a_template_wins(tmp_path: Path, first: int) -> None:
     for name, (content, _) in list(PLACES.items())[first:]:
         write(tmp_path, name, content)
-    assert find_template(str(tmp_path), None, None).text == list(PLACES.values())[first][1]
+    assert find_template(tmp_path, None).text == list(PLACES.values())[first][1]
 
 
 def test_tokens_may_be_texts_or_objects(tmp_path: Path) -> None:
     write(tmp_path, "tokenizer_config.json", {"bos_token": "<s>", "eos_token": {"content": "</s>"}})
-    assert find_template(str(tmp_path), None, None) == TemplateSource(None, "<s>", "</s>")
+    assert find_template(tmp_path, None) == TemplateSource(None, "<s>", "</s>")
 
 
 def test_a_config_may_be_given_in_place_of_the_models(tmp_path: Path) -> None:
     write(tmp_path, "tokenizer_config.json", {"chat_template": "the model's"})
     write(tmp_path, "other.json", {"chat_template": "mine"})
-    assert find_template(str(tmp_path), None, str(tmp_path / "other.json")).text == "mine"
+    assert find_template(tmp_path, str(tmp_path / "other.json")).text == "mine"
     with pytest.raises(RouterStartError, match=r"`--tokenizer-config-path .*nothing.json` is not a file"):
-        find_template(str(tmp_path), None, str(tmp_path / "nothing.json"))
+        find_template(tmp_path, str(tmp_path / "nothing.json"))
 
 
 def test_damaged_and_foreign_files_are_no_template(tmp_path: Path) -> None:
     write(tmp_path, "tokenizer_config.json", "{")
     write(tmp_path, "chat_template.json", [1])
     write(tmp_path, "processor_config.json", {"chat_template": "without image_seq_len"})
-    assert find_template(str(tmp_path), None, None) == TemplateSource(None)
+    assert find_template(tmp_path, None) == TemplateSource(None)
 
 
 def test_a_model_without_a_template_says_so() -> None:

@@ -114,3 +114,21 @@ def test_a_wrong_method_is_told_the_right_ones(
 def test_a_trace_is_tolerated(front: RunningFront, traceparent: str) -> None:
     response = front.client.post("/generate", json=BODY, headers={"traceparent": traceparent})
     assert response.status_code == 200
+
+
+def test_each_of_several_keys_lets_a_client_in(start_front: StartFront) -> None:
+    with start_front(api_keys=("one-1", "two-2")) as front:
+        statuses = {
+            key: front.client.post(
+                "/tokenize", json={"inputs": "a"}, headers={"authorization": f"Bearer {key}"}
+            ).status_code
+            for key in ("one-1", "two-2", "one-2")
+        }
+        assert statuses == {"one-1": 200, "two-2": 200, "one-2": 401}
+
+
+def test_the_model_is_called_what_the_operator_says(start_front: StartFront) -> None:
+    with start_front(served_model_name="mine") as front:
+        assert front.client.get("/info").json()["model_id"] == "mine"
+        assert front.client.get("/v1/models").json()["data"][0]["id"] == "mine"
+        assert front.chat("a eos-1").json()["model"] == "mine"

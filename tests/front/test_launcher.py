@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,6 +16,8 @@ import pytest
 
 from front.launched import Launched, launched
 from front.running_front import wait_until
+from tpu_tgi.shard_process import executable
+from tpu_tgi.warming_up import Progress
 
 
 class Launch(Protocol):
@@ -113,8 +117,7 @@ def test_a_shard_that_fails_at_start_is_reported_with_its_traceback(launch: Laun
 def test_sigterm_while_the_shard_loads_ends_with_0(launch: Launch) -> None:
     with launch(environment={"FAKE_NEVER_READY": "1"}) as running:
         wait_until(lambda: "called with serve" in running.output)
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{running.url}/health")
+        assert httpx.get(f"{running.url}/health").status_code == 503
         running.signal(signal.SIGTERM)
         assert running.exit_code() == 0
 
@@ -148,11 +151,78 @@ def test_a_socket_that_was_left_behind_is_replaced(launch: Launch, tmp_path: Pat
         assert post(running, "a", 1).status_code == 200
 
 
-def test_a_missing_server_program_is_one_clear_line(launch: Launch, tmp_path: Path) -> None:
-    with launch(environment={"PATH": str(tmp_path)}) as running:
+def test_the_shard_is_found_beside_python_if_its_environment_is_not_active() -> None:
+    found = executable({"PATH": "/nowhere"})
+    assert found == str(Path(sys.executable).with_name("text-generation-server"))
+    assert os.access(found, os.X_OK)
+
+
+def test_a_second_signal_ends_everything_at_once(launch: Launch, tmp_path: Path) -> None:
+    environment = {"FAKE_IGNORES_SIGTERM": "1", "TMPDIR": str(tmp_path)}
+    with launch("--shard-uds-path", "", environment=environment) as running:
+        running.wait_until_ready()
+        shard = running.shard_pid
+        running.signal(signal.SIGINT)
+        wait_until(lambda: "a second one ends at once" in running.output)
+        running.signal(signal.SIGINT)
         assert running.exit_code() == 1
-        (line,) = running.lines
-        assert "`text-generation-server` cannot be run from PATH" in line
+        wait_until(lambda: not is_running(shard))
+        assert not list(tmp_path.glob("tpu-tgi-*"))
+
+
+def test_while_the_model_is_loaded_clients_are_told_to_come_again(launch: Launch) -> None:
+    with launch(environment={"FAKE_NEVER_READY": "1"}) as running:
+        wait_until(lambda: "called with serve" in running.output, 20)
+        for path in ("/health", "/generate"):
+            response = httpx.post(f"{running.url}{path}", json={"inputs": "a"})
+            assert response.status_code == 503
+            assert response.headers["retry-after"] == "5"
+            assert response.json() == {"status": "loading the model", "programs": None}
+        running.signal(signal.SIGTERM)
+        assert running.exit_code() == 0
+
+
+def test_the_programs_that_are_compiled_are_counted() -> None:
+    progress = Progress()
+    for line in ("Warm-up 1/19: decode in 2.1 s", "Warm-up 2/19: prefill 128 in 6.2 s", "something else"):
+        progress.notice(line)
+    assert b'{"status": "warming up", "programs": "2/19"}' in progress.answer()
+
+
+def test_without_a_path_the_socket_is_where_nobody_else_can_go(launch: Launch, tmp_path: Path) -> None:
+    with launch("--shard-uds-path", "", environment={"TMPDIR": str(tmp_path)}) as running:
+        running.wait_until_ready()
+        (directory,) = tmp_path.glob("tpu-tgi-*")
+        assert directory.stat().st_mode & 0o777 == 0o700
+        assert (directory / "shard-0").is_socket()
+        running.signal(signal.SIGTERM)
+        assert running.exit_code() == 0
+    assert not directory.exists()
+
+
+def test_a_fault_in_the_small_files_is_found_before_the_shard_starts(launch: Launch) -> None:
+    with launch("--tokenizer-config-path", "/nope.json") as running:
+        assert running.exit_code() == 1
+        assert "`--tokenizer-config-path /nope.json` is not a file" in running.lines[-1]
+        assert "called with serve" not in running.output
+
+
+@pytest.mark.parametrize("variable", ["HUGGINGFACE_HUB_CACHE", "WEIGHTS_CACHE_OVERRIDE"])
+def test_shard_and_router_read_the_model_in_the_same_cache(
+    launch: Launch, model_directory: Path, tmp_path: Path, variable: str
+) -> None:
+    """The hub's layout of a cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache."""
+    commit = "0" * 40
+    cached = tmp_path / "cache" / "models--some--model"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    shutil.copytree(model_directory, cached / "snapshots" / commit)
+    option = "--" + variable.lower().replace("_", "-")
+    offline = {"HF_HUB_OFFLINE": "1"}
+    with launch("--model-id", "some/model", option, str(tmp_path / "cache"), environment=offline) as running:
+        running.wait_until_ready()
+        assert f"called with serve {cached / 'snapshots' / commit} " in running.output
+        assert httpx.get(f"{running.url}/info").json()["model_id"] == "some/model"
 
 
 def test_limits_that_the_shard_does_not_meet_end_the_service_with_1(launch: Launch) -> None:

@@ -81,9 +81,9 @@ def test_a_damaged_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.json"
     file.write_text("{}")
     with pytest.raises(RouterStartError, match=f"{file} cannot be read"):
-        load_tokenizer(str(tmp_path), None)
+        load_tokenizer(tmp_path)
 
 
 def test_a_model_without_a_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(RouterStartError, match=f"--model-id {tmp_path}"):
-        load_tokenizer(str(tmp_path), None)
+    with pytest.raises(RouterStartError, match=f"No tokenizer could be loaded from {tmp_path}"):
+        load_tokenizer(tmp_path)

@@ -36,7 +36,7 @@ def test_every_option_of_the_stock_launcher_is_known_or_known_to_be_its_own() ->
 
 def test_every_setting_of_the_router_has_an_option() -> None:
     settings = {field.name for field in dataclasses.fields(RouterSettings)}
-    assert settings - {option.name for option in OPTIONS} == {"compute_type"}
+    assert settings - {option.name for option in OPTIONS} == {"compute_type", "api_keys"}
 
 
 def test_help_shows_every_option_with_unit_and_default_in_its_group() -> None:

@@ -39,6 +39,10 @@ class HttpClient:
         with closing(socket.socket()) as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
+    def is_serving(self) -> bool:
+        """The embedded router listens before that, and answers 503."""
+        return self.is_listening() and self._client.get("/info").status_code == 200
+
     def health(self) -> int:
         return self._client.get("/health").status_code
 

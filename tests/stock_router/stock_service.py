@@ -79,10 +79,8 @@ class StockService:
     health_before_traffic: int = 0
 
     def wait_until_ready(self) -> None:
-        """Returns when the port is open: the router opens it after the warm-up."""
-        wait_until(
-            lambda: self.http.is_listening() or self.launcher.process.poll() is not None, READY_SECONDS
-        )
+        """Returns when requests are served, which is after the warm-up."""
+        wait_until(lambda: self.http.is_serving() or self.launcher.process.poll() is not None, READY_SECONDS)
         assert self.launcher.process.poll() is None, self.launcher.log
         self.health_before_traffic = self.http.health()
 

@@ -16,6 +16,7 @@ from tpu_tgi.router.errors import RequestError
 from tpu_tgi.router.json_response import error_response
 from tpu_tgi.router.openapi import document
 from tpu_tgi.router.operation import Handler
+from tpu_tgi.router.request_log import RequestLog
 from tpu_tgi.router.routes import OPERATIONS
 
 
@@ -26,18 +27,19 @@ def make_app(context: RouterContext) -> Starlette:
         routes=[
             Route(
                 operation.path,
-                guarded(operation.handler, settings.api_key) if operation.needs_key else operation.handler,
+                guarded(operation.handler, settings.keys) if operation.needs_key else operation.handler,
                 methods=[operation.method],
             )
             for operation in OPERATIONS
         ],
         middleware=[
+            Middleware(RequestLog),
             Middleware(
                 CORSMiddleware,
                 allow_origins=settings.cors_allow_origin or ("*",),
                 allow_methods=("GET", "POST"),
                 allow_headers=("content-type",),
-            )
+            ),
         ],
         exception_handlers={
             RequestError: request_error,
@@ -48,20 +50,21 @@ def make_app(context: RouterContext) -> Starlette:
     )
     app.router.redirect_slashes = False
     app.state.context = context
-    app.state.openapi = document(OPERATIONS, guarded=settings.api_key is not None)
+    app.state.openapi = document(OPERATIONS, guarded=bool(settings.keys))
     return app
 
 
-def guarded(handler: Handler, api_key: str | None) -> Handler:
-    """The handler, for those who send the key; the others get an empty 401. The case of letters is ignored."""
-    if api_key is None:
+def guarded(handler: Handler, keys: tuple[str, ...]) -> Handler:
+    """The handler, for those who send one of the keys; the others get an empty 401. The case of letters is ignored."""
+    if not keys:
         return handler
-    expected = f"bearer {api_key.lower()}".encode()
+    expected = [f"bearer {key.lower()}".encode() for key in keys]
 
     async def check(request: Request) -> Response:
         given = request.headers.get("authorization", "").lower().encode()
         # It takes as long for a key that is almost right as for any other.
-        return await handler(request) if hmac.compare_digest(given, expected) else Response(status_code=401)
+        known = [hmac.compare_digest(given, one) for one in expected]
+        return await handler(request) if any(known) else Response(status_code=401)
 
     return check
 

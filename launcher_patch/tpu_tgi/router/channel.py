@@ -1,6 +1,7 @@
 """The way back from the batching loop to the client of one request."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tpu_tgi.router.errors import GenerationError
@@ -31,11 +32,14 @@ class AnswerChannel:
 
     def __init__(self) -> None:
         self.closed = False
+        self.on_close: Callable[[], None] | None = None
         self._answers: asyncio.Queue[Answer | GenerationError | None] = asyncio.Queue()
 
     def close(self) -> None:
-        """The client is gone: the batching loop drops the request at its next token."""
+        """The client is gone: the queue, or the batching loop at its next token, drops the request."""
         self.closed = True
+        if self.on_close is not None:
+            self.on_close()
 
     def send(self, answer: Answer) -> None:
         self._answers.put_nowait(answer)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from tpu_tgi.router.grammar import ShardGrammar
+
 
 @dataclass(frozen=True)
 class ValidRequest:
@@ -15,7 +17,7 @@ class ValidRequest:
         max_new_tokens: `input_length + max_new_tokens` is at most the server's max_total_tokens.
         top_k: 0 is off. top_p, typical_p: 1.0 is off.
         decoder_input_details: ask the shard for the logprobs of the prompt.
-        grammar: a regular expression that the whole answer must match.
+        grammar: what the whole answer must match.
     """
 
     inputs: str
@@ -36,7 +38,7 @@ class ValidRequest:
     decoder_input_details: bool = False
     add_special_tokens: bool = True
     adapter_id: str | None = None
-    grammar: str | None = None
+    grammar: ShardGrammar | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -99,6 +100,15 @@ class Inference:
         best = max(results, key=lambda result: result.mean_logprob)
         self._finished(arrived, best.queued, best.started, best.generated)
         return [best, *(result for result in results if result is not best)]
+
+    @contextmanager
+    def permit(self) -> Iterator[None]:
+        """For work that counts as a request, although nothing is generated. Raises OverloadedError."""
+        self.take_permit()
+        try:
+            yield
+        finally:
+            self.return_permit()
 
     def take_permit(self) -> None:
         """Raises OverloadedError if there is none."""

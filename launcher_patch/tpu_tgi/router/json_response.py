@@ -1,12 +1,14 @@
 """JSON answers: compact, not escaped to ASCII, `content-type: application/json` without a charset."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from pydantic import BaseModel
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from tpu_tgi.router.errors import RequestError
 from tpu_tgi.router.responses import ErrorBody
+
+PIECE_BYTES = 2**16
 
 
 def json_response(body: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -16,6 +18,18 @@ def json_response(body: BaseModel, status: int = 200, headers: Mapping[str, str]
 def json_array_response(bodies: Sequence[BaseModel], headers: Mapping[str, str] | None = None) -> Response:
     text = ",".join(body.model_dump_json() for body in bodies)
     return Response(f"[{text}]", 200, headers, media_type="application/json")
+
+
+def long_json_response(*parts: bytes | bytearray) -> Response:
+    """The parts, one after the other. Nothing is copied whole, which takes time for answers of many megabytes."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for part in parts:
+            for start in range(0, len(part), PIECE_BYTES):
+                yield bytes(part[start : start + PIECE_BYTES])
+
+    length = str(sum(map(len, parts)))
+    return StreamingResponse(pieces(), headers={"content-length": length}, media_type="application/json")
 
 
 def error_body(error: RequestError) -> ErrorBody:

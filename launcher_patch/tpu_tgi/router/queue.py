@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 
 from tpu_tgi.router.blocks import BlockAllocator
 from tpu_tgi.router.channel import AnswerChannel
@@ -53,9 +54,19 @@ class WaitingQueue:
 
     def append(self, entry: Entry) -> None:
         self._entries.append((self._next_request_id, entry))
+        entry.channel.on_close = partial(self._leave, entry)
         self._next_request_id += 1
         self._metrics.set("tgi_queue_size", len(self._entries))
         self._arrival.set()
+
+    def _leave(self, entry: Entry) -> None:
+        """The client of an entry is gone; if it still waits here, it waits no longer."""
+        for place, (_, waiting) in enumerate(self._entries):
+            if waiting is entry:
+                del self._entries[place]
+                self._metrics.failed("dropped")
+                self._metrics.set("tgi_queue_size", len(self._entries))
+                return
 
     async def wait_for_arrival(self) -> None:
         """Returns when something was appended since the last return."""

@@ -3,27 +3,19 @@
 NaN and infinities become null; logprobs have the shortest digits that give back the same 32-bit float.
 """
 
-import math
 import struct
 from typing import Annotated, Any
 
+import numpy
 from pydantic import BaseModel, Field, PlainSerializer
 
 
 def shortest_float32(value: float) -> float:
     """The 64-bit float whose shortest digits are the shortest ones of `value` as a 32-bit float.
 
-    The shard sends 32-bit logprobs; -0.34 would otherwise be printed as -0.3400000035762787. Six digits
-    survive the way into a 32-bit float and back, nine are always enough.
+    The shard sends 32-bit logprobs; -0.34 would otherwise be printed as -0.3400000035762787.
     """
-    if not math.isfinite(value):
-        return value
-    exact = to_float32(value)
-    for digits in range(6, 9):
-        candidate = float(f"{exact:.{digits}g}")
-        if to_float32(candidate) == exact:
-            return candidate
-    return float(f"{exact:.9g}")
+    return float(str(numpy.float32(value)))
 
 
 def to_float32(value: float) -> float:

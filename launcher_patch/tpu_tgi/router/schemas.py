@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from tpu_tgi.router.grammar import Grammar
-from tpu_tgi.router.request_body import RequestBody, Signed32, Unsigned32, Unsigned64
+from tpu_tgi.router.request_body import Items, RequestBody, Signed32, Unsigned32, Unsigned64
 
 
 class GenerateParameters(RequestBody):
@@ -21,7 +21,7 @@ class GenerateParameters(RequestBody):
     do_sample: bool = False
     max_new_tokens: Unsigned32 | None = None
     return_full_text: bool | None = None
-    stop: list[str] = Field(default_factory=list)
+    stop: Items[str] = Field(default_factory=list)
     truncate: Unsigned64 | None = None
     watermark: bool = False
     details: bool = False

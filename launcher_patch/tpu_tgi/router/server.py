@@ -13,7 +13,6 @@ from tpu_tgi.router.app import make_app
 from tpu_tgi.router.batching import BatchingLoop, BatchingRules
 from tpu_tgi.router.blocks import BlockAllocator
 from tpu_tgi.router.chat.template import ChatTemplate
-from tpu_tgi.router.chat.template_source import TemplateSource, find_template
 from tpu_tgi.router.context import RouterContext
 from tpu_tgi.router.errors import RouterStartError, ShardError
 from tpu_tgi.router.generation import ShardInfo
@@ -21,10 +20,11 @@ from tpu_tgi.router.health import Health
 from tpu_tgi.router.inference import Inference
 from tpu_tgi.router.limits import ServingLimits, agree, prefill_tokens
 from tpu_tgi.router.metrics import Metrics
+from tpu_tgi.router.model_texts import ModelTexts
 from tpu_tgi.router.queue import WaitingQueue
 from tpu_tgi.router.settings import RouterSettings
 from tpu_tgi.router.shard_client import ShardClient
-from tpu_tgi.router.tokenization import Tokenization, load_tokenizer
+from tpu_tgi.router.tokenization import Tokenization
 from tpu_tgi.router.validation import ValidationLimits, Validator
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,12 @@ EXAMPLE = (
 
 # The stock router never closes an idle connection; a client that reuses one must not find it closed.
 IDLE_SECONDS = 600
+
+# Of a request's head, however it is cut into pieces; clients of the stock router may send long cookies.
+HEAD_BYTES = 2**17
+
+# Far beyond any prefill or decode: nothing is compiled in either.
+HANG_SECONDS = 300.0
 
 
 class HttpServer(uvicorn.Server):
@@ -65,13 +71,12 @@ class Router:
         client: ShardClient,
         info: ShardInfo,
         limits: ServingLimits,
-        tokenization: Tokenization,
-        template: TemplateSource,
+        texts: ModelTexts,
     ) -> None:
         self._client = client
-        self._tokenization = tokenization
+        tokenization = self._tokenization = Tokenization(texts.tokenizer, settings.validation_workers)
         metrics = Metrics(limits.max_input_tokens, limits.max_total_tokens)
-        self._chat_template = ChatTemplate(template, metrics)
+        self._chat_template = ChatTemplate(texts.template, metrics)
         queue = WaitingQueue(
             BlockAllocator(limits.max_batch_total_tokens, info.block_size),
             info.speculate,
@@ -98,7 +103,7 @@ class Router:
             ),
             tokenization.count,
         )
-        health = Health(client)
+        health = Health(client, HANG_SECONDS)
         context = RouterContext(
             settings=settings,
             limits=limits,
@@ -115,13 +120,17 @@ class Router:
             log_config=None,
             access_log=False,
             lifespan="off",
+            # What the tests know, whatever else is installed.
+            http="h11",
+            ws="none",
+            h11_max_incomplete_event_size=HEAD_BYTES,
             server_header=False,
             timeout_keep_alive=IDLE_SECONDS,
         )
         self._http = HttpServer(config)
 
     @classmethod
-    async def start(cls, settings: RouterSettings, socket_path: str) -> Self:
+    async def start(cls, settings: RouterSettings, socket_path: str, texts: ModelTexts) -> Self:
         """Connects, clears and warms the shard up in the stock router's order (protocol section 1.3).
 
         Raises RouterStartError if shard and settings do not fit each other, or if the shard refuses.
@@ -144,18 +153,13 @@ class Router:
             )
             limits = agree(settings, info, warm)
             logger.info("Shard (%s, %s) and router agree on %s", info.device_type, info.dtype, limits)
-            tokenizer = await asyncio.to_thread(load_tokenizer, settings.model_id, settings.revision)
-            template = await asyncio.to_thread(
-                find_template, settings.model_id, settings.revision, settings.tokenizer_config_path
-            )
         except ShardError as error:
             await client.close()
             raise RouterStartError(f"The shard could not be warmed up: {error}") from error
         except BaseException:
             await client.close()
             raise
-        tokenization = Tokenization(tokenizer, settings.validation_workers)
-        return cls(settings, client, info, limits, tokenization, template)
+        return cls(settings, client, info, limits, texts)
 
     async def serve(self, listener: socket.socket) -> None:
         """Serves until `stop` is called and everybody is answered; `listener` is bound and not yet listening.

@@ -1,6 +1,6 @@
 """What the router is told by the launcher."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # Versions under which clients know these routes: the stock router reports them in /info.
 ROUTER_NAME = "text-generation-router"
@@ -19,6 +19,8 @@ class RouterSettings:
         max_waiting_tokens: after so many steps without an admission it admits fewer, too.
         max_client_batch_size: prompts in one request to /v1/completions.
         payload_limit: bytes of a request body.
+        served_model_name: what answers call the model; None is its id.
+        api_keys: more of them, each of which is enough.
         api_key: what clients send as `Authorization: Bearer ...`; None lets everybody in.
         cors_allow_origin: the origins of web pages that may call; empty allows every one.
         disable_grammar_support: refuse requests that ask for a grammar.
@@ -29,6 +31,7 @@ class RouterSettings:
 
     model_id: str
     revision: str | None = None
+    served_model_name: str | None = None
     max_concurrent_requests: int = 128
     max_best_of: int = 2
     max_stop_sequences: int = 4
@@ -43,7 +46,17 @@ class RouterSettings:
     payload_limit: int = 2_000_000
     validation_workers: int = 2
     compute_type: str | None = None
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     cors_allow_origin: tuple[str, ...] = ()
     disable_grammar_support: bool = False
     tokenizer_config_path: str | None = None
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def model_name(self) -> str:
+        return self.served_model_name or self.model_id
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Every key that lets a client in; empty lets everybody in."""
+        return self.api_keys if self.api_key is None else (self.api_key, *self.api_keys)

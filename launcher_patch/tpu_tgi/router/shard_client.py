@@ -1,5 +1,6 @@
 """The eight calls of `generate.v3.TextGenerationService`, on one unix socket."""
 
+import time
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
@@ -30,7 +31,20 @@ class ShardClient:
     def __init__(self, socket_path: str) -> None:
         self.socket_path = socket_path
         self._channel = grpc.aio.insecure_channel(f"unix:{socket_path}", options=UNLIMITED)
+        self._called: float | None = None
         self._stub = TextGenerationServiceStub(self._channel)
+
+    @property
+    def seconds_in_call(self) -> float:
+        """How long the prefill or decode that runs now has been running; 0 if there is none."""
+        return 0.0 if self._called is None else time.monotonic() - self._called
+
+    async def _step(self, call: Awaitable[pb.PrefillResponse | pb.DecodeResponse]) -> Step:
+        self._called = time.monotonic()
+        try:
+            return from_step(await answer(call))
+        finally:
+            self._called = None
 
     async def close(self) -> None:
         await self._channel.close()
@@ -74,11 +88,11 @@ class ShardClient:
         request = pb.PrefillRequest(batch=to_batch(batch))
         if cached_batch is not None:
             request.cached_batch.CopyFrom(to_cached_batch(cached_batch))
-        return from_step(await answer(self._stub.Prefill(request)))
+        return await self._step(self._stub.Prefill(request))
 
     async def decode(self, batches: Sequence[CachedBatch]) -> Step:
         request = pb.DecodeRequest(batches=[to_cached_batch(batch) for batch in batches])
-        return from_step(await answer(self._stub.Decode(request)))
+        return await self._step(self._stub.Decode(request))
 
     async def filter_batch(self, batch_id: int, keep: Sequence[int]) -> CachedBatch:
         """Forgets all requests of the batch but those in `keep`, which must not be empty."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tpu_tgi.router.errors import ValidationError
 from tpu_tgi.router.generation import ValidRequest
-from tpu_tgi.router.grammar import Grammar, to_regex
+from tpu_tgi.router.grammar import Grammar, ShardGrammar, for_shard
 from tpu_tgi.router.responses import to_float32
 from tpu_tgi.router.schemas import GenerateParameters, GenerateRequest
 
@@ -99,12 +99,11 @@ class Validator:
             grammar=grammar,
         )
 
-    async def _compile(self, grammar: Grammar) -> str:
-        """The regular expression for the shard. Raises ValidationError."""
+    async def _compile(self, grammar: Grammar) -> ShardGrammar:
+        """What the shard is given. Raises ValidationError."""
         if self._limits.disable_grammar_support:
             raise ValidationError("grammar is not supported")
-        # A large schema takes a while, in which other requests go on.
-        return await asyncio.to_thread(to_regex, grammar)
+        return await asyncio.to_thread(for_shard, grammar)
 
     async def _check_length(self, body: GenerateRequest) -> tuple[int, int]:
         """Tokens of the prompt after truncation, and tokens to generate at most."""

@@ -15,6 +15,7 @@ from tpu_tgi.router.generation import (
     Token,
 )
 
+GRAMMAR_TYPES = {"json": pb.GRAMMAR_TYPE_JSON, "regex": pb.GRAMMAR_TYPE_REGEX}
 FINISH_REASONS = {0: "length", 1: "eos_token", 2: "stop_sequence"}
 
 
@@ -55,8 +56,10 @@ def to_request(batched: BatchedRequest) -> pb.Request:
             repetition_penalty=request.repetition_penalty,
             frequency_penalty=request.frequency_penalty,
             watermark=request.watermark,
-            grammar=request.grammar or "",
-            grammar_type=pb.GRAMMAR_TYPE_NONE if request.grammar is None else pb.GRAMMAR_TYPE_REGEX,
+            grammar="" if request.grammar is None else request.grammar.text,
+            grammar_type=pb.GRAMMAR_TYPE_NONE
+            if request.grammar is None
+            else GRAMMAR_TYPES[request.grammar.kind],
         ),
         stopping_parameters=pb.StoppingCriteriaParameters(
             max_new_tokens=request.max_new_tokens,

@@ -78,6 +78,11 @@ def launcher_environment(programs: StockPrograms, choices: Choices) -> dict[str,
 
 def refuse_what_it_does_not_know(values: Mapping[str, Any]) -> None:
     """Raises InvalidSettingError for a value that only the embedded launcher takes."""
+    if values["served_model_name"] is not None:
+        raise InvalidSettingError(
+            f"`--served-model-name {values['served_model_name']}` is not known to the stock router. Leave it out, or "
+            "use `--embedded`"
+        )
     if values["dtype"] is Dtype.FLOAT32:
         raise InvalidSettingError(
             "`--dtype float32` is not known to the stock launcher. Leave it out on a CPU, where float32 is the "

@@ -13,6 +13,7 @@ from tpu_tgi.dry_run import command_section
 from tpu_tgi.logs import configure, log_remarks
 from tpu_tgi.options.command import Choices
 from tpu_tgi.parameters.derivation import Parameters
+from tpu_tgi.settings import read_keys
 from tpu_tgi.stock.command import launcher_command, launcher_environment, refuse_what_it_does_not_know
 from tpu_tgi.stock.ports import check_ports
 from tpu_tgi.stock.programs import StockPrograms
@@ -40,6 +41,11 @@ class StockLaunch:
     def prepare(cls, programs: StockPrograms, choices: Choices, parameters: Parameters) -> Self:
         """Raises InvalidSettingError for what the launcher would find wrong after the model was loaded, or not say."""
         refuse_what_it_does_not_know(choices.values)
+        keys = read_keys(choices.values["api_key_file"])
+        if len(keys) > 1:
+            raise InvalidSettingError(
+                f"`--api-key-file` has {len(keys)} keys and the stock router takes one: give one, or use `--embedded`"
+            )
         if not os.access(".", os.W_OK):
             raise InvalidSettingError(
                 f"The stock router keeps a copy of the tokenizer in ./out, and {Path.cwd()} cannot be written: "
@@ -47,6 +53,8 @@ class StockLaunch:
             )
         prometheus_port = check_ports(choices, programs.launcher_version)
         environment = launcher_environment(programs, choices)
+        if keys:
+            environment["API_KEY"] = keys[0]
         before = choices.environment
         names = {*before, *environment}
         return cls(
@@ -58,7 +66,10 @@ class StockLaunch:
         )
 
     def describe(self) -> list[str]:
-        return command_section(str(self.programs), self.changed, self.command)
+        shown = {
+            name: "..." if name == "API_KEY" and value else value for name, value in self.changed.items()
+        }
+        return command_section(str(self.programs), shown, without_key(self.command))
 
     def start(self, remarks: tuple[str, ...]) -> NoReturn:
         configure("INFO", self.json_output)
@@ -66,3 +77,11 @@ class StockLaunch:
         logger.info("Starting %s", self.programs)
         sys.stdout.flush()
         os.execve(self.command[0], self.command, dict(self.environment))
+
+
+def without_key(command: list[str]) -> list[str]:
+    """The command as it may be shown: a dry run is often part of a log."""
+    return [
+        "..." if before == "--api-key" else word
+        for before, word in zip(["", *command], command, strict=False)
+    ]

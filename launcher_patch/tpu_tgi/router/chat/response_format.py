@@ -1,9 +1,5 @@
 """From `response_format` to the grammar that the answer must match."""
 
-from functools import cache
-
-from outlines_core.json_schema import build_regex_from_schema
-
 from tpu_tgi.router.grammar import Grammar, JsonGrammar, JsonSchemaGrammar, RegexGrammar
 from tpu_tgi.router.openai.response_format import (
     JsonFormat,
@@ -26,13 +22,7 @@ def to_grammar(given: ResponseFormat) -> Grammar | None:
         case JsonObjectFormat():
             if "value" in given.model_fields_set:
                 return JsonGrammar(type="json_object", value=given.value)
-            return any_object()
+            return JsonGrammar(type="json_object", value={"type": "object", "properties": {}})
         case JsonSchemaFormat():
             named = given.value if given.json_schema is None else given.json_schema
             return None if named is None else JsonSchemaGrammar(type="json_schema", value=named)
-
-
-@cache
-def any_object() -> RegexGrammar:
-    """Any JSON object; the library ends the nesting of its values after two levels."""
-    return RegexGrammar(type="regex", value=build_regex_from_schema('{"type": "object"}'))

@@ -99,6 +99,9 @@ class ChatTemplate:
             raise TemplateError(f"syntax error: {error} (in {NAME}:1)") from error
         except minijinja.TemplateError as error:
             raise TemplateError(first_line(error)) from error
+        except (TypeError, ValueError, RecursionError) as error:
+            # Of a function that the template called with what it does not take.
+            raise TemplateError(f"invalid operation: {error} (in {NAME}:1)") from error
 
     def close(self) -> None:
         self._thread.shutdown(wait=False)
@@ -124,10 +127,22 @@ def sorted_keys(value: Any) -> Any:
     return value
 
 
-def to_json(value: Any, indent: int | None = None) -> str:
-    """The filter `tojson`: compact unless indented, and safe within HTML."""
-    separators = (",", ":") if indent is None else (",", ": ")
-    text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=True)
+def to_json(
+    value: Any,
+    indent: int | None = None,
+    ensure_ascii: bool = False,
+    separators: list[str] | tuple[str, str] | None = None,
+    sort_keys: bool = True,
+) -> str:
+    """The filter `tojson`: compact unless indented, and safe within HTML; the keywords are those of transformers."""
+    between = (",", ":" if indent is None else ": ") if separators is None else separators
+    text = json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=(between[0], between[1]),
+        sort_keys=sort_keys,
+    )
     return minijinja.safe(text.translate(ESCAPED))
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from tpu_tgi.router.errors import RouterStartError
-from tpu_tgi.router.model_files import model_file
 
 logger = logging.getLogger(__name__)
 
@@ -21,22 +20,20 @@ class TemplateSource:
     eos_token: str | None = None
 
 
-def find_template(model_id: str, revision: str | None, tokenizer_config_path: str | None) -> TemplateSource:
+def find_template(directory: Path, tokenizer_config_path: str | None) -> TemplateSource:
     """The first template of chat_template.json, tokenizer_config.json, processor_config.json, as stock routers
     have it, and then chat_template.jinja, which they do not read.
 
     Raises RouterStartError if `tokenizer_config_path` is given and cannot be read.
     """
-    config = read_json(
-        given_config(tokenizer_config_path) or model_file(model_id, revision, "tokenizer_config.json")
-    )
-    standalone = read_json(model_file(model_id, revision, "chat_template.json"))
-    processor = read_json(model_file(model_id, revision, "processor_config.json"))
+    config = read_json(given_config(tokenizer_config_path) or directory / "tokenizer_config.json")
+    standalone = read_json(directory / "chat_template.json")
+    processor = read_json(directory / "processor_config.json")
     if "image_seq_len" not in processor:
         processor = {}
     found = (default_template(place.get("chat_template")) for place in (standalone, config, processor))
     text = next((text for text in found if text is not None), None)
-    if text is None and (jinja := model_file(model_id, revision, "chat_template.jinja")) is not None:
+    if text is None and (jinja := directory / "chat_template.jinja").is_file():
         text = jinja.read_text(encoding="utf-8")
     return TemplateSource(text, token(config.get("bos_token")), token(config.get("eos_token")))
 
@@ -47,9 +44,9 @@ def given_config(path: str | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def read_json(file: Path | None) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     """Empty for a file that does not exist or is damaged: only chats need it."""
-    if file is None:
+    if not file.is_file():
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -71,13 +71,16 @@ def call_schema(tools: list[Tool]) -> dict[str, Any]:
     names = [tool.function.name for tool in tools]
     return {
         "$functions": {tool.function.name: function_schema(tool.function) for tool in tools},
+        "type": "object",
         "properties": {"function": {"anyOf": [{"$ref": f"#/$functions/{name}"} for name in names]}},
+        "required": ["function"],
+        "additionalProperties": False,
     }
 
 
 def function_schema(function: FunctionDefinition) -> dict[str, Any]:
     """The arguments beside the name. They are in the order of the tool's schema."""
-    schema: dict[str, Any] = {"description": function.description or ""}
+    schema: dict[str, Any] = {"type": "object", "additionalProperties": False}
     properties: dict[str, Any] = {"_name": {"type": "string", "const": function.name}}
     required = ["_name"]
     arguments = function.parameters
@@ -86,7 +89,6 @@ def function_schema(function: FunctionDefinition) -> dict[str, Any]:
             properties |= given
         if isinstance(given := arguments.get("required"), list):
             required += given
-        schema["additionalProperties"] = arguments.get("additionalProperties") == "true"
         # Definitions move with the arguments, and the references to them too.
         for key in ("$defs", "definitions"):
             if key in arguments:

@@ -1,6 +1,6 @@
 """Body of /v1/chat/completions and /chat_tokenize."""
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -8,7 +8,7 @@ from tpu_tgi.router.openai.messages import Message
 from tpu_tgi.router.openai.response_format import ResponseFormat
 from tpu_tgi.router.openai.tools import Tool, ToolChoice
 from tpu_tgi.router.openai.values import StopSequences, TopP
-from tpu_tgi.router.request_body import RequestBody, Unsigned32, Unsigned64
+from tpu_tgi.router.request_body import Items, RequestBody, Unsigned32, Unsigned64
 
 
 class StreamOptions(RequestBody):
@@ -29,11 +29,11 @@ class ChatRequest(RequestBody):
         tool_prompt: added to the last message, where there are tools; empty is the stock router's sentence.
     """
 
-    messages: list[Message]
+    messages: Items[Message]
     model: str | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
-    logit_bias: list[float] | dict[str, float] | None = None
+    logit_bias: Items[float] | dict[str, Any] | None = None
     logprobs: bool | None = None
     top_logprobs: Unsigned32 | None = None
     max_tokens: Unsigned32 | None = None
@@ -45,7 +45,7 @@ class ChatRequest(RequestBody):
     seed: Unsigned64 | None = None
     temperature: float | None = None
     top_p: TopP = None
-    tools: list[Tool] | None = None
+    tools: Items[Tool] | None = None
     tool_prompt: str | None = None
     tool_choice: ToolChoice | None = None
     response_format: ResponseFormat | None = None

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from tpu_tgi.router.openai.values import StopSequences, TopP
-from tpu_tgi.router.request_body import RequestBody, Unsigned32, Unsigned64
+from tpu_tgi.router.request_body import Items, RequestBody, Unsigned32, Unsigned64
 
 
 def prompts(value: Any) -> Any:
@@ -24,7 +24,7 @@ class CompletionRequest(RequestBody):
         seed: the same for every prompt.
     """
 
-    prompt: Annotated[list[str], BeforeValidator(prompts, json_schema_input_type=str | list[str])]
+    prompt: Annotated[Items[str], BeforeValidator(prompts, json_schema_input_type=str | list[str])]
     model: str | None = None
     max_tokens: Unsigned32 | None = None
     temperature: float | None = None

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 
-from tpu_tgi.router.request_body import RequestBody
+from tpu_tgi.router.request_body import Items, RequestBody
 
 
 class TextChunk(RequestBody):
@@ -50,8 +50,8 @@ class Message(RequestBody):
     """
 
     role: str
-    content: str | list[Chunk] | None = None
-    tool_calls: list[EarlierToolCall] | None = None
+    content: str | Items[Chunk] | None = None
+    tool_calls: Items[EarlierToolCall] | None = None
     tool_call_id: str | None = None
     name: str | None = None
 

@@ -4,13 +4,15 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from tpu_tgi.router.request_body import Items
+
 
 def listed(value: Any) -> Any:
     """A client of OpenAI may send one stop sequence as a string; the stock router takes lists only."""
     return [value] if isinstance(value, str) else value
 
 
-StopSequences = Annotated[list[str], BeforeValidator(listed, json_schema_input_type=str | list[str])]
+StopSequences = Annotated[Items[str], BeforeValidator(listed, json_schema_input_type=str | list[str])]
 
 
 def off_at_one(value: Any) -> Any:

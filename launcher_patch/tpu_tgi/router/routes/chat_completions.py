@@ -26,7 +26,7 @@ async def chat_completions(request: Request) -> Response:
     chat = await read_body(request, ChatRequest, context.settings.payload_limit)
     context.metrics.count("tgi_request_count")
     prompt = await chat_prompt(chat, context.chat_template)
-    model = context.settings.model_id if chat.model in (None, "tgi") else chat.model
+    model = context.settings.model_name if chat.model in (None, "tgi") else chat.model
     if chat.stream:
         stream = ChatStream(chat, model, context.inference, context.chat_template)
         headers = stream_headers(prompt.request.inputs, context.compute_type)

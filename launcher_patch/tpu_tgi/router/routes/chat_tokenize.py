@@ -1,30 +1,28 @@
 """POST /chat_tokenize: the prompt that a conversation becomes, and its tokens."""
 
-from dataclasses import asdict
-
+import pydantic_core
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tpu_tgi.router.body import read_body
 from tpu_tgi.router.chat.prompt import chat_prompt
 from tpu_tgi.router.context import context_of
-from tpu_tgi.router.json_response import json_response
+from tpu_tgi.router.json_response import long_json_response
 from tpu_tgi.router.openai.chat_request import ChatRequest
 from tpu_tgi.router.operation import Operation
-from tpu_tgi.router.responses import ChatTokenizeResponse, TextTokenBody
+from tpu_tgi.router.responses import ChatTokenizeResponse
 
 
 async def chat_tokenize(request: Request) -> Response:
-    """The template writes special tokens itself."""
+    """The template writes special tokens itself. Guarded by the key, unlike in the stock router: it takes time."""
     context = context_of(request)
     chat = await read_body(request, ChatRequest, context.settings.payload_limit)
     context.metrics.count("tgi_request_count")
-    text = (await chat_prompt(chat, context.chat_template)).request.inputs
-    tokens = await context.tokenization.split(text, add_special_tokens=False)
-    return json_response(
-        ChatTokenizeResponse(
-            tokenize_response=[TextTokenBody(**asdict(token)) for token in tokens], templated_text=text
-        )
+    with context.inference.permit():
+        text = (await chat_prompt(chat, context.chat_template)).request.inputs
+        tokens = await context.tokenization.tokens_json(text, add_special_tokens=False)
+    return long_json_response(
+        b'{"tokenize_response":', tokens, b',"templated_text":', pydantic_core.to_json(text), b"}"
     )
 
 
@@ -35,5 +33,6 @@ OPERATION = Operation(
     "The prompt that a conversation becomes, and its tokens",
     body=ChatRequest,
     answer=ChatTokenizeResponse,
-    errors=(422,),
+    errors=(422, 429),
+    needs_key=True,
 )

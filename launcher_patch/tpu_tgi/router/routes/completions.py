@@ -41,7 +41,7 @@ async def completions(request: Request) -> Response:
     if len(body.prompt) > context.settings.max_client_batch_size:
         context.metrics.failed("validation")
         raise TooManyPromptsError(context.settings.max_client_batch_size)
-    model = context.settings.model_id
+    model = context.settings.model_name
     requests = generate_requests(body)
     if body.stream:
         headers = stream_headers("".join(body.prompt), context.compute_type)

@@ -21,7 +21,11 @@ async def redirect(_: Request) -> Response:
 
 
 async def docs(request: Request) -> Response:
-    return HTMLResponse(page(request.app.state.openapi))
+    """Made at the first request, and kept."""
+    state = request.app.state
+    if not hasattr(state, "docs_page"):
+        state.docs_page = page(state.openapi)
+    return HTMLResponse(state.docs_page)
 
 
 def page(document: Json) -> str:

@@ -1,6 +1,7 @@
 """POST /generate_stream: one server-sent event for each token."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -31,8 +32,9 @@ def stream_answer(context: RouterContext, body: GenerateRequest) -> EventStream:
 async def events(inference: Inference, body: GenerateRequest) -> AsyncGenerator[bytes, None]:
     """Token events, the last one with the whole text; or an error event. Nothing marks the end."""
     try:
-        async for token in token_stream(inference, body):
-            yield event(token)
+        async with aclosing(token_stream(inference, body)) as tokens:
+            async for token in tokens:
+                yield event(token)
     except RequestError as error:
         yield event(error_body(error))
 

@@ -16,7 +16,7 @@ async def info(request: Request) -> Response:
     settings = context.settings
     return json_response(
         InfoResponse(
-            model_id=settings.model_id,
+            model_id=settings.model_name,
             model_sha=None,
             model_pipeline_tag=None,
             max_concurrent_requests=settings.max_concurrent_requests,

@@ -10,7 +10,7 @@ from tpu_tgi.router.operation import Operation
 
 
 async def models(request: Request) -> Response:
-    model_id = context_of(request).settings.model_id
+    model_id = context_of(request).settings.model_name
     return json_response(ModelList(data=[Model(id=model_id, owned_by=model_id)]))
 
 

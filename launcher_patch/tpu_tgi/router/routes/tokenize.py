@@ -1,13 +1,11 @@
 """POST /tokenize: the tokens of a prompt."""
 
-from dataclasses import asdict
-
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tpu_tgi.router.body import read_body
 from tpu_tgi.router.context import context_of
-from tpu_tgi.router.json_response import json_array_response
+from tpu_tgi.router.json_response import long_json_response
 from tpu_tgi.router.operation import Operation
 from tpu_tgi.router.responses import TextTokenBody
 from tpu_tgi.router.schemas import GenerateRequest
@@ -17,8 +15,9 @@ async def tokenize(request: Request) -> Response:
     """Of the whole prompt, with the special tokens that the model would see; `parameters` have no effect."""
     context = context_of(request)
     body = await read_body(request, GenerateRequest, context.settings.payload_limit)
-    tokens = await context.tokenization.split(body.inputs, add_special_tokens=True)
-    return json_array_response([TextTokenBody(**asdict(token)) for token in tokens])
+    with context.inference.permit():
+        tokens = await context.tokenization.tokens_json(body.inputs, add_special_tokens=True)
+    return long_json_response(tokens)
 
 
 OPERATION = Operation(
@@ -28,5 +27,6 @@ OPERATION = Operation(
     "The tokens of a prompt",
     body=GenerateRequest,
     answer=list[TextTokenBody],
+    errors=(429,),
     needs_key=True,
 )
