@@ -55,15 +55,6 @@ def configure_logging(level: str, *, json_output: bool) -> None:
         raise InvalidSettingError(f"--logger-level must be one of {', '.join(LEVELS)}. Given: {level}")
 
 
-def intercept_transformers() -> None:
-    """Takes the handler and the progress bars of transformers off stderr, so that its warnings come to us."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_default_handler()
-    transformers_logging.enable_propagation()
-    transformers_logging.disable_progress_bar()
-
-
 def json_line(message: "loguru.Message") -> str:
     """The keys that the launcher needs, `text` and `record.level.name`, and some for people."""
     record = message.record

@@ -34,7 +34,10 @@ def test_an_architecture_generates_what_transformers_generates(
     # 40 + 40 tokens: far beyond a sliding window of 16.
     expected = [generate(reference, prompt, 40) for prompt in prompts]
 
-    engine = engines.engine(directory, batch_size=2, max_length=LENGTH, layout=layout)
+    # Only the programs that these requests need are made.
+    engine = engines.loader(
+        directory, batch_size=2, max_length=LENGTH, layout=layout, skip_warmup=True
+    ).load()
     driver = Driver(engine)
     first = driver.join(0, prompts[0])
     driver.step(7)
@@ -49,7 +52,6 @@ def test_an_architecture_generates_what_transformers_generates(
 
     for run, answer in zip((first, second, third, fourth), expected, strict=True):
         assert_same(run, answer)
-    assert engine.statistics().compilations_after_warm_up == 0
 
 
 def assert_same(run: Run, expected: Expected) -> None:

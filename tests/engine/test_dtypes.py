@@ -15,7 +15,9 @@ WARM = SamplingParameters(temperature=0.7, top_p=0.9, seed=1)
 
 
 def first_logprob(directory: Path, dtype: str) -> float:
-    driver = Driver(engines.engine(directory, batch_size=2, max_length=48, dtype=dtype))
+    driver = Driver(
+        engines.loader(directory, batch_size=2, max_length=48, dtype=dtype, skip_warmup=True).load()
+    )
     run = driver.join(1, PROMPT)
     driver.join(0, PROMPT, WARM)
     driver.step(2)
