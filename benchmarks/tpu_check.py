@@ -16,6 +16,7 @@ import resource
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,7 @@ def judge(program: LoweredProgram, topology: str) -> Verdict:
     sharding = jax.sharding.SingleDeviceSharding(device)
     started = time.perf_counter()
     try:
-        compiled = jitted(program, order).lower(*shapes(program, order, sharding)).compile()
+        compiled = jitted(program, order, platform="tpu").lower(*shapes(program, order, sharding)).compile()
     except jax.errors.JaxRuntimeError as error:
         said = re.search(r"Ran out of memory[^.]*\.[^.]*\.[^.]*\.?", str(error))
         words = " ".join((said.group() if said else str(error)).split())[:200]
@@ -235,7 +236,9 @@ def check(
     """Prints a table; returns the bounds that are missed, in words."""
     chip = topology.split(":")[0]
     title = f"{subject.name}, B={subject.slots}, S={subject.length}, one chip of {topology}"
-    verdicts = {program.name: judge(program, topology) for program in programs}
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        judged = threads.map(lambda program: judge(program, topology), programs)
+        verdicts = {verdict.program: verdict for verdict in judged}
     rows = [row(verdict) for verdict in verdicts.values()]
     missed = [
         f"{title}: {verdict.program} updates {verdict.aliased} of {verdict.donated} donated bytes in place"

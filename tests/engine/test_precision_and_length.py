@@ -1,4 +1,4 @@
-"""bfloat16 and the layout of a TPU keep the laws; prompts longer than a block of queries answer as transformers does."""
+"""bfloat16 and the layout of a TPU keep the laws; prompts of several blocks of queries answer as with transformers."""
 
 import random
 from pathlib import Path

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,9 @@ class ServedModel:
         """The logits of hidden states [rows, tokens, hidden], with all that a model does after its head."""
         base = self._model.base_model
         own = base.forward
-        base.forward = lambda *_, **__: BaseModelOutputWithPast(last_hidden_state=hidden)
+        # The richest of the kinds of outputs: models look into it for what they return beside the logits.
+        output = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden)
+        base.forward = lambda *_, **__: output
         try:
             ids = torch.zeros(hidden.shape[:2], dtype=torch.int32, device=hidden.device)
             with self._rows_of(adapters):

@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 from text_generation_server.errors import InvalidSettingError
 from text_generation_server.runtime import host_memory
 
-# Recorded programs have int64 indices, which JAX would otherwise make int32.
-jax.config.update("jax_enable_x64", True)
-
 Buffer = Any
 """A jax.Array: it lives on the devices, and may still be computed."""
 

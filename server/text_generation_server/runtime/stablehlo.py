@@ -19,6 +19,9 @@ from jaxlib.mlir.dialects import stablehlo
 
 from text_generation_server.lowering.lowered import LoweredProgram
 
+# Recorded programs have int64 indices, which JAX would otherwise make int32.
+jax.config.update("jax_enable_x64", True)
+
 LARGEST_LITERAL = 2**16
 """Bytes of a constant that is written into the program; larger ones stay arguments."""
 
@@ -59,9 +62,14 @@ def is_literal(program: LoweredProgram, place: int) -> bool:
     return parameter.source == "constant" and parameter.nbytes <= LARGEST_LITERAL
 
 
-def jitted(program: LoweredProgram, order: CallOrder) -> Any:
-    """A jitted function of `order.donated + order.kept` that returns the results."""
+def jitted(program: LoweredProgram, order: CallOrder, platform: str | None = None) -> Any:
+    """A jitted function of `order.donated + order.kept` that returns the results.
+
+    `platform`: for which it will be compiled, if not for JAX's own; "tpu" for a compiler without its device.
+    """
     exported = as_exported(program)
+    if platform is not None:
+        exported = replace(exported, platforms=(platform,))
     literals = {
         place: program.constants[parameter.name]
         for place, parameter in enumerate(program.parameters)
