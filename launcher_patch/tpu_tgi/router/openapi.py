@@ -104,7 +104,8 @@ def describe(operation: Operation, schemas: Json, guarded: bool) -> Json:
 def event(data: Json) -> Json:
     """A server-sent event: its data is JSON, or the word that ends the stream."""
     json_text = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}
-    return {"type": "object", "properties": {"data": json_text}, "required": ["data"]}
+    end = {"type": "string", "const": "[DONE]"}
+    return {"type": "object", "properties": {"data": {"anyOf": [json_text, end]}}, "required": ["data"]}
 
 
 def answer(description: str, content: Json) -> Json:
