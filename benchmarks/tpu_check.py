@@ -120,7 +120,7 @@ LLAMA_3_70B = LLAMA_3_1_8B | {
 }
 LONG = ("prefill 8192", "forward 8192")
 SUBJECTS = [
-    # The aim is 1.15. A copy of the table for the gather, and the lanes that three heads of 64 leave unused, are above it.
+    # The aim is 1.15. A copy of the table for the gather and lanes that three heads of 64 leave unused are above it.
     Subject("smollm2-135m", SMOLLM2, 8, 1024, {"v5e": 1.35, "v6e": 1.35}),
     Subject("smollm2-135m", SMOLLM2, 8, 8192, {}, LONG),
     Subject("gemma-2b", GEMMA_2B, 8, 1024, {}),

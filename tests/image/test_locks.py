@@ -1,6 +1,7 @@
 """The locked versions are what pyproject.toml allows. When this fails: `make lock`."""
 
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,14 @@ def test_every_locked_package_has_a_hash(lock: str) -> None:
 @pytest.mark.parametrize("name", [path.name for path in Path(ROOT / "locks").iterdir()])
 def test_every_file_beside_the_locks_is_used(name: str) -> None:
     assert f"locks/{name}" in (ROOT / "Dockerfile").read_text() + (ROOT / "Makefile").read_text()
+
+
+def test_the_tpu_compiler_that_checks_is_the_one_that_runs_and_that_jax_asks_for() -> None:
+    (runs,) = project()["project"]["optional-dependencies"]["tpu"]
+    (checks,) = project()["dependency-groups"]["tpu-check"]
+    asked_for = [
+        Requirement(text) for text in metadata.requires("jax") or [] if Requirement(text).name == "libtpu"
+    ]
+    assert runs == checks
+    assert [requirement.specifier for requirement in asked_for] == [Requirement(runs).specifier]
+    assert locked("packages.lock")["libtpu"] in Requirement(runs).specifier

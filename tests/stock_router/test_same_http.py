@@ -211,7 +211,7 @@ GUARDED = [
         )
     ),
     *(Sent("GET", path, headers={}) for path in ("/info", "/health", "/", "/v1/models", "/metrics", "/docs")),
-    Sent("POST", "/chat_tokenize", b'{"messages":[]}'),
+    Sent("POST", "/chat_tokenize", b'{"messages":[]}', {**JSON, **KEY}),
     Sent("GET", "/nothing", headers={}),
     Sent("OPTIONS", "/generate", headers={"origin": "http://page", **PREFLIGHT}),
     Sent("GET", "/info", headers={"origin": "http://page"}),
@@ -228,6 +228,15 @@ def test_open_routers_answer_alike(open_routers: tuple[int, int], sent: Sent) ->
 def test_guarded_routers_answer_alike(guarded_routers: tuple[int, int], sent: Sent) -> None:
     stock, embedded = (comparable(sent, ask(port, sent)) for port in guarded_routers)
     assert embedded == stock
+
+
+def test_only_the_embedded_router_guards_the_tokens_of_chats(guarded_routers: tuple[int, int]) -> None:
+    """On purpose: docs/embedded-router.md."""
+    stock, embedded = (
+        ask(port, Sent("POST", "/chat_tokenize", b'{"messages":[]}'))[0] for port in guarded_routers
+    )
+    assert stock != 401
+    assert embedded == 401
 
 
 def test_both_count_the_same(tmp_path: Path) -> None:

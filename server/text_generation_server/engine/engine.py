@@ -91,7 +91,6 @@ class StaticBatchEngine:
         self._adapters = SlotAdapters(info.adapters, info.batch_size)
         self._unchosen: ModelStep | None = None
         self._last: PendingRows | None = None
-        self._last_busy = 0.0
         self._compilations: int | None = None
         self._compilations_after_warm_up = 0
         self._watch = DeviceWatch(hang_seconds)
@@ -235,7 +234,6 @@ class StaticBatchEngine:
     ) -> PendingRows:
         self._watch_compilations()
         self._last = PendingRows(self._device, self._watch, packed, ranked, rows)
-        self._last_busy = time.monotonic()
         return self._last
 
     def _constrain(self, logits: Buffer, allowed: AllowedTokens) -> Buffer:
@@ -295,7 +293,7 @@ class StaticBatchEngine:
             return
         now = time.monotonic()
         if self._last.packed is None or self._device.is_computed(self._last.packed):
-            self._watch.idle_seconds += now - self._last_busy
+            self._watch.idle_seconds += now - self._watch.seen_busy
 
     def _watch_compilations(self) -> None:
         """Counts and reports what must not happen after warm-up."""

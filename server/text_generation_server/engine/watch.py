@@ -11,6 +11,7 @@ class DeviceWatch:
     Attributes:
         idle_seconds: the time that the device had nothing to do between two steps. An upper bound: the end of a
             program is only noticed when its outcome is looked at.
+        seen_busy: when the device was last known to have something to do, by `time.monotonic`.
     """
 
     def __init__(self, hang_seconds: float) -> None:
@@ -19,6 +20,7 @@ class DeviceWatch:
         self._failure: Exception | None = None
         self._started: float | None = None
         self.idle_seconds = 0.0
+        self.seen_busy = 0.0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -31,6 +33,7 @@ class DeviceWatch:
             raise
         finally:
             self._started = None
+            self.seen_busy = time.monotonic()
 
     def call_seconds(self) -> float:
         """How long the call in progress has taken so far; 0 if there is none."""
