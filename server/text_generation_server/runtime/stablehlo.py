@@ -2,7 +2,7 @@
 
 JAX calls functions of other frameworks through `jax.export.Exported`, which it can read from a file but offers no way
 to make of StableHLO that it did not make itself: hence the fields that are set below. JAX is pinned narrowly;
-tests/runtime/test_stablehlo.py fails if an upgrade changes what they mean.
+tests/runtime/test_programs.py fails if an upgrade changes what they mean.
 """
 
 from collections.abc import Iterator
