@@ -11,11 +11,11 @@ from pathlib import Path
 from loguru import logger
 
 from text_generation_server.batching.generator import Generator
-from text_generation_server.engine.contract import Engine, EngineInfo, WarmupProgress
+from text_generation_server.engine.contract import Engine, EngineInfo
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.hub import adapter_directory, ignore_hf_transfer, model_directory
 from text_generation_server.settings import Settings
-from text_generation_server.telemetry import shortened
+from text_generation_server.telemetry import log_progress, shortened
 
 DISTRIBUTED_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -81,17 +81,6 @@ class Shard:
         with self._counting:
             self.refusals += 1
         logger.warning("{}", shortened(message))
-
-
-def log_progress(progress: WarmupProgress) -> None:
-    logger.info(
-        "Warm-up {}/{}: {} {} in {:.1f} s",
-        progress.index,
-        progress.count,
-        progress.program,
-        progress.origin,
-        progress.seconds,
-    )
 
 
 def serve(settings: Settings) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import loguru
 from loguru import logger
 
+from text_generation_server.engine.contract import WarmupProgress
 from text_generation_server.errors import InvalidSettingError
 
 LEVELS = {
@@ -53,6 +54,18 @@ def configure_logging(level: str, *, json_output: bool) -> None:
     logging.captureWarnings(True)
     if level.upper() not in LEVELS:
         raise InvalidSettingError(f"--logger-level must be one of {', '.join(LEVELS)}. Given: {level}")
+
+
+def log_progress(progress: WarmupProgress) -> None:
+    """One line for each program; launchers read how far the start is from its beginning."""
+    logger.info(
+        "Warm-up {}/{}: {} {} in {:.1f} s",
+        progress.index,
+        progress.count,
+        progress.program,
+        progress.origin,
+        progress.seconds,
+    )
 
 
 def json_line(message: "loguru.Message") -> str:

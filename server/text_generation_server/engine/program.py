@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-Role = Literal["state", "input", "weight"]
+Role = Literal["state", "input"]
 STATE: Role = "state"
 INPUT: Role = "input"
-WEIGHT: Role = "weight"
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Spec:
 
     Attributes:
         dtype: its name in torch and numpy alike, for example "bfloat16".
-        role: "state" lives on the device between programs, "input" comes with a call, "weight" never changes.
+        role: "state" lives on the device between programs, "input" comes with a call.
     """
 
     shape: tuple[int, ...]

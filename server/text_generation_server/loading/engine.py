@@ -8,7 +8,7 @@ imports neither torch nor transformers.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from loguru import logger
@@ -31,9 +31,10 @@ from text_generation_server.model.memory import LARGEST_BATCH, MemoryNeed
 from text_generation_server.runtime.cache import ProgramCache
 from text_generation_server.runtime.compiler import Compiler
 from text_generation_server.runtime.executable import Executable
-from text_generation_server.runtime.mesh import Buffer, DeviceMesh, MeshDevice, open_mesh
+from text_generation_server.runtime.mesh import Buffer, DeviceMesh, open_mesh
 from text_generation_server.sampling.parameters import WatermarkStrength
 from text_generation_server.settings import CPU_BATCH_SIZE, DEFAULT_HANG_SECONDS
+from text_generation_server.telemetry import log_progress
 from text_generation_server.text.tokenizer import ModelTokenizer
 
 DEFAULT_WATERMARK = WatermarkStrength()
@@ -103,7 +104,7 @@ def load_engine(
     directory: Path,
     options: EngineOptions,
     compile_cache: Path | None,
-    progress: Callable[[WarmupProgress], None] | None = None,
+    progress: Callable[[WarmupProgress], None] = log_progress,
 ) -> LoadedModel:
     """A checkpoint's engine and tokenizer, on this host's device.
 
@@ -118,7 +119,7 @@ def load_engine(
     cache, lowering = ProgramCache(compile_cache), LoweringProcess()
     try:
         text = read_text(directory, cache, lowering)
-        engine = EngineLoader(directory, options, cache, lowering=lowering).load(progress or log_progress)
+        engine = EngineLoader(directory, options, cache, lowering=lowering).load(progress)
     finally:
         lowering.close()
     return LoadedModel(engine, ModelTokenizer.from_json(text.tokenizer), frozenset(text.eos_token_ids))
@@ -177,9 +178,14 @@ class EngineLoader:
         self.description = self._described()
         check_tensors(self.description, self.checkpoint)
         check_fit(self.description, self.checkpoint, self._adapters, self.dtype)
+        self._stacks = stack_adapters(self._adapters, self.dtype)
 
-    def load(self, progress: Callable[[WarmupProgress], None] | None = None) -> StaticBatchEngine:
+    def load(
+        self, progress: Callable[[WarmupProgress], None] = log_progress, most_slots: int = LARGEST_BATCH
+    ) -> StaticBatchEngine:
         """The engine, with all programs compiled unless that is to be skipped.
+
+        `most_slots`: bound of a batch size that nobody chose.
 
         Raises:
             UnsupportedModelError: the checkpoint cannot be served, or not with this length.
@@ -188,7 +194,7 @@ class EngineLoader:
         options, free = self.options, self.mesh.free_memory()
         length = resolve_max_length(self.description.positions, options.max_length)
         need = self.memory_need()
-        batch_size = options.batch_size or self._chosen_batch(need, length, free)
+        batch_size = options.batch_size or self._chosen_batch(need, length, free, most_slots)
         self._require_memory(need, batch_size, length, free)
         shape = self.shape(batch_size, length)
         names = catalogue.names(shape, scores_prompts=options.scores_prompts)
@@ -196,7 +202,7 @@ class EngineLoader:
         executables: dict[str, Executable] = {}
         if not options.skip_warmup:
             logger.info("Preparing {} programs for batch size {}, length {}", len(names), batch_size, length)
-            executables = compiler.prepare(names, progress or log_progress)
+            executables = compiler.prepare(names, progress)
             need = need.with_programs(program_bytes(executables.values()))
             if options.batch_size is None and free is not None and not need.fits(free, batch_size, length):
                 # The guess before compiling was too low. What programs need hardly depends on the batch.
@@ -205,11 +211,11 @@ class EngineLoader:
                 )
                 smaller = min(batch_size - 1, need.largest_batch(free, length))
                 if smaller >= 1:
-                    return EngineLoader.with_batch(self, smaller).load(progress)
+                    return self.load(progress, smaller)
             self._require_memory(need, batch_size, length, free)
         try:
             weights = load_weights(self.description, self.checkpoint, self.mesh)
-            for layer, stack in stack_adapters(self._adapters, self.dtype).items():
+            for layer, stack in self._stacks.items():
                 weights |= {name: self.mesh.send(array) for name, array in stack.named(layer).items()}
             state = {name: self.mesh.zeros(spec.shape, spec.dtype) for name, spec in shape.cache().items()}
             state |= {name: self.mesh.send(array) for name, array in initial_rows(shape).items()}
@@ -224,18 +230,11 @@ class EngineLoader:
             self.info(shape),
             shape,
             state,
-            MeshDevice(self.mesh),
+            self.mesh,
             ProgramsOnDemand(compiler, names, weights) if options.skip_warmup else executables,
             compiler.compiled,
             options.hang_seconds,
         )
-
-    @staticmethod
-    def with_batch(loader: "EngineLoader", batch_size: int) -> "EngineLoader":
-        """The same with another batch size."""
-        options = replace(loader.options, batch_size=batch_size)
-        directory = loader.source.directory
-        return EngineLoader(directory, options, loader._cache, loader.mesh, loader._lowering)
 
     def shape(self, batch_size: int, length: int) -> BatchShape:
         """The static batch."""
@@ -267,10 +266,9 @@ class EngineLoader:
 
     def memory_need(self) -> MemoryNeed:
         """What weights and batch take on the device, from headers alone."""
-        bytes_of = {name: weight.nbytes for name, weight in self.description.weights.items()}
-        stacks = stack_adapters(self._adapters, self.dtype)
+        weights, stacks = self.description.weights.values(), self._stacks.values()
         return MemoryNeed(
-            weights=sum(bytes_of.values()) + sum(stack.nbytes for stack in stacks.values()),
+            weights=sum(weight.nbytes for weight in weights) + sum(stack.nbytes for stack in stacks),
             position=self.shape(1, 1).position_bytes(),
             slot=4 * self.description.vocabulary,
         )
@@ -283,19 +281,16 @@ class EngineLoader:
             except (ValueError, KeyError, TypeError) as error:
                 logger.warning("Compile cache: the description of the model cannot be read: {!r}", error)
             else:
-                if isinstance(self._lowering, LoweringProcess):
-                    self._lowering.resume(self.source)
-                else:
-                    self._lowering.describe(self.source)
+                self._lowering.resume(self.source)
                 return description
         description = self._lowering.describe(self.source)
         self._cache.put(self._model_key, description.to_json().encode())
         return description
 
-    def _chosen_batch(self, need: MemoryNeed, length: int, free: int | None) -> int:
+    def _chosen_batch(self, need: MemoryNeed, length: int, free: int | None, most: int) -> int:
         if self.mesh.is_cpu or free is None:
             return CPU_BATCH_SIZE
-        batch_size = min(LARGEST_BATCH, need.largest_batch(free, length))
+        batch_size = min(most, need.largest_batch(free, length))
         logger.info("HF_BATCH_SIZE is not set: {} slots of {} tokens fit", batch_size, length)
         return max(1, batch_size)
 
@@ -336,9 +331,3 @@ def program_bytes(executables: Iterable[Executable]) -> int:
     transient = max((m.temporaries + max(0, m.results - m.aliased) for m in memories), default=0)
     code: int = sum(m.code for m in memories)
     return code + transient
-
-
-def log_progress(step: WarmupProgress) -> None:
-    logger.info(
-        "Warm-up {}/{}: {}, {} in {:.1f} s", step.index, step.count, step.program, step.origin, step.seconds
-    )

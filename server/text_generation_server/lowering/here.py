@@ -15,11 +15,15 @@ class LoweringHere:
     """See `request.Lowering`."""
 
     def __init__(self) -> None:
+        self._source: ModelSource | None = None
         self._placed: PlacedModel | None = None
 
     def describe(self, source: ModelSource) -> ModelDescription:
         self._placed = PlacedModel(source)
         return self._placed.description
+
+    def resume(self, source: ModelSource) -> None:
+        self._source, self._placed = source, None
 
     def read_text(self, directory: Path) -> TextFacts:
         tokenizer = load_tokenizer(directory)
@@ -27,9 +31,11 @@ class LoweringHere:
         return TextFacts(ModelTokenizer.from_transformers(tokenizer).to_json(), tuple(sorted(ids)))
 
     def lower(self, options: ProgramOptions, names: Sequence[str]) -> Iterator[LoweredProgram]:
+        if self._placed is None and self._source is not None:
+            self.describe(self._source)
         if self._placed is None:
             raise RuntimeError("a model must be described before its programs are lowered")
         return self._placed.lower(options, names)
 
     def close(self) -> None:
-        self._placed = None
+        self._source = self._placed = None

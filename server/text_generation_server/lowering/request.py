@@ -48,12 +48,16 @@ class Lowering(Protocol):
         """Raises UnsupportedModelError for a model that cannot be served."""
         ...
 
+    def resume(self, source: ModelSource) -> None:
+        """Programs will be asked of this model, whose description is known from before."""
+        ...
+
     def read_text(self, directory: Path) -> TextFacts:
         """The tokenizer of a checkpoint. Raises UnsupportedModelError if there is none that is fast."""
         ...
 
     def lower(self, options: ProgramOptions, names: Sequence[str]) -> Iterator[LoweredProgram]:
-        """Records programs of `engine.catalogue` for the model that was described last.
+        """Records programs of `engine.catalogue` for the model that was described or resumed last.
 
         Raises UnsupportedModelError with the operation for a program that cannot be recorded.
         """

@@ -17,8 +17,6 @@ HEADS = ("lm_head.weight", "embed_out.weight")
 EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "wte.weight")
 """Ends of the names that heads and embeddings have in checkpoints."""
 
-DTYPES = ("float16", "bfloat16", "float32")
-
 
 class Checkpoint:
     """The tensors of a directory, in one file or several.

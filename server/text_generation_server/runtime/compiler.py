@@ -30,7 +30,7 @@ class Compiler:
     """Gives each program of one model and one batch, ready to run.
 
     Attributes:
-        from_cache, compiled: names of the programs, by where they came from.
+        compiled: names of the programs that did not come from the cache.
     """
 
     def __init__(
@@ -54,7 +54,6 @@ class Compiler:
         shape = replace(options.shape, layers=(), layout=CacheLayout.HEADS, adapters=False)
         self._shape_key = key_of("shape", code_key, repr(replace(options, shape=shape).to_json()))
         self._environment = environment(mesh)
-        self.from_cache: list[str] = []
         self.compiled: list[str] = []
 
     def prepare(
@@ -71,7 +70,8 @@ class Compiler:
         def finished(name: str, executable: Executable, started: float, origin: str) -> None:
             with lock:
                 ready[name] = executable
-                (self.from_cache if origin == FROM_CACHE else self.compiled).append(name)
+                if origin == COMPILED:
+                    self.compiled.append(name)
                 seconds = time.perf_counter() - started
                 progress(WarmupProgress(name, len(ready), len(names), seconds, origin))
 

@@ -37,12 +37,10 @@ class Signature:
 
     Attributes:
         arguments: (source, name) of each, see `lowering.lowered.Parameter`.
-        donated: so many of the first give their buffers away.
         results: names.
     """
 
     arguments: tuple[tuple[str, str], ...]
-    donated: int
     results: tuple[str, ...]
 
 
@@ -106,7 +104,6 @@ class Executable:
         )
         signature = Signature(
             tuple((source, name) for source, name in read["signature"]["arguments"]),
-            read["signature"]["donated"],
             tuple(read["signature"]["results"]),
         )
         on_device = {name: mesh.send(value) for name, value in constants.items()}
@@ -134,7 +131,6 @@ def compile_program(program: LoweredProgram, mesh: DeviceMesh) -> Executable:
     parameters = [program.parameters[place] for place in order.donated + order.kept]
     signature = Signature(
         tuple((parameter.source, parameter.name) for parameter in parameters),
-        len(order.donated),
         tuple(result.name for result in program.results),
     )
     constants = {

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import monitoring
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from text_generation_server.errors import InvalidSettingError
@@ -37,7 +37,7 @@ def compilations() -> int:
 
 @dataclass(frozen=True)
 class DeviceMesh:
-    """The devices that a program runs on, with the axes AXES; today it holds one device."""
+    """The devices that a program runs on, with the axes AXES; today it holds one device. See `engine.device.Device`."""
 
     mesh: Mesh
 
@@ -53,9 +53,6 @@ class DeviceMesh:
     def kind(self) -> str:
         """For people, for example "TPU v5 lite"."""
         return str(self.devices[0].device_kind)
-
-    def replicated(self) -> NamedSharding:
-        return NamedSharding(self.mesh, PartitionSpec())
 
     def send(self, array: NDArray[Any]) -> Buffer:
         """Copies a host array to the devices; returns at once."""
@@ -79,30 +76,20 @@ class DeviceMesh:
         statistics = self.devices[0].memory_stats() or {}
         return statistics.get("bytes_in_use"), statistics.get("bytes_limit")
 
-
-class MeshDevice:
-    """The arrays of one mesh; see `engine.device.Device`."""
-
-    def __init__(self, mesh: DeviceMesh) -> None:
-        self._mesh = mesh
-
-    def send(self, array: NDArray[Any]) -> Buffer:
-        return self._mesh.send(array)
-
     def start_reading(self, buffer: Buffer) -> None:
+        """Lets the copy to the host begin as soon as the array is computed."""
         buffer.copy_to_host_async()
 
     def read(self, buffer: Buffer) -> NDArray[Any]:
+        """The array on the host; waits until it is computed. RuntimeError if the device fails."""
         return np.asarray(buffer)
 
     def is_computed(self, buffer: Buffer) -> bool:
         return bool(buffer.is_ready())
 
     def compilations(self) -> int:
+        """See `compilations`."""
         return compilations()
-
-    def memory(self) -> tuple[int | None, int | None]:
-        return self._mesh.memory()
 
 
 def open_mesh() -> DeviceMesh:
