@@ -4,7 +4,8 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from text_generation_server.model.memory import MemoryNeed, gibibytes
+from text_generation_server.model.memory import LARGEST_BATCH, MemoryNeed, gibibytes
+from text_generation_server.settings import CPU_BATCH_SIZE
 from tpu_tgi.parameters.derivation import Parameters
 from tpu_tgi.parameters.given import Given
 from tpu_tgi.parameters.model import Checkpoint
@@ -64,11 +65,19 @@ def memory_section(parameters: Parameters, checkpoint: Checkpoint | None, dtype:
         need = checkpoint.need(used, chip.lanes)
         if need is None:
             return [*lines, f"  not known: {checkpoint.directory} has no weights yet, or no full config.json"]
-        lines.append(f"  {chip.name:<8} {used:<9} {needed(need, parameters.batch_size, length)}")
+        slots = parameters.batch_size or chosen_batch(need, chip, length)
+        lines.append(f"  {chip.name:<8} {used:<9} {needed(need, slots, length)}")
         if chip.memory is not None:
-            verdict = fitting(need, chip.memory, parameters.batch_size, length, checkpoint.positions)
+            verdict = fitting(need, chip.memory, slots, length, checkpoint.positions)
             lines.append(f"{'':<21}{verdict}")
     return lines
+
+
+def chosen_batch(need: MemoryNeed, chip: Chip, length: int) -> int:
+    """As the shard chooses where nobody did."""
+    if chip.memory is None:
+        return CPU_BATCH_SIZE
+    return max(1, min(LARGEST_BATCH, need.largest_batch(chip.memory, length)))
 
 
 def needed(need: MemoryNeed, batch_size: int, length: int) -> str:

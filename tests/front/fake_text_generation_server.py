@@ -23,7 +23,7 @@ async def serve(socket_path: str) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, (lambda: None) if stubborn else stop.set)
     shard = FakeShard(
         socket_path,
-        batch_size=int(os.environ.get("MAX_BATCH_SIZE", "4")),
+        batch_size=int(os.environ.get("MAX_BATCH_SIZE") or os.environ.get("FAKE_BATCH_SIZE", "4")),
         max_length=int(os.environ.get("MAX_TOTAL_TOKENS", "64")),
         step_seconds=0.02,
     )

@@ -251,6 +251,12 @@ def test_options_are_read_from_the_environment_and_the_two_numbers_too(launch: L
         assert "max_batch_total_tokens=144" in running.output
 
 
+def test_a_batch_size_that_nobody_chose_is_left_to_the_shard(launch: Launch) -> None:
+    with launch(environment={"FAKE_BATCH_SIZE": "90"}) as running:
+        running.wait_until_ready()
+        assert httpx.get(f"{running.url}/info").json()["max_concurrent_requests"] == 180
+
+
 def test_contradicting_options_end_the_service_with_1(launch: Launch) -> None:
     with launch("--max-batch-size", "4", environment={"HF_BATCH_SIZE": "8"}) as running:
         assert running.exit_code() == 1

@@ -46,6 +46,14 @@ def test_warm_up_holds_no_more_requests_than_the_batch(start_front: StartFront) 
     assert [message.truncate for message in shard.warmups[0].batch.requests] == [10, 10]
 
 
+@pytest.mark.parametrize(("slots", "concurrent"), [(4, 128), (100, 200)])
+def test_the_router_learns_the_batch_size_from_the_shard(
+    start_front: StartFront, slots: int, concurrent: int
+) -> None:
+    with start_front(shard={"batch_size": slots}) as front:
+        assert front.client.get("/info").json()["max_concurrent_requests"] == concurrent
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -29,6 +29,11 @@ def check_launcher_1_4(parameters: Parameters) -> None:
         assert prefill <= parameters.max_batch_total_tokens
 
 
+def chosen_by_the_shard(total: int, prefill: int) -> int:
+    """A device that holds one prefill: only the shard can know whether it does."""
+    return max(1, -(-prefill // total))
+
+
 def check_shard_and_v3_router(parameters: Parameters) -> None:
     """The shard's answer to the warm-up, and what the router then asserts about it."""
     total, prefill = parameters.sequence_length, parameters.max_batch_prefill_tokens
@@ -36,7 +41,7 @@ def check_shard_and_v3_router(parameters: Parameters) -> None:
     assert prefill is not None
     answer = limits_for_router(
         WireVersion.V3,
-        batch_size=parameters.batch_size,
+        batch_size=parameters.batch_size or chosen_by_the_shard(total, prefill),
         max_length=total,
         max_input_tokens=parameters.max_input_tokens,
         max_prefill_tokens=prefill,
@@ -61,7 +66,7 @@ def check_shard_and_v2_router(parameters: Parameters) -> None:
         assert total <= budget
     answer = limits_for_router(
         WireVersion.V2,
-        batch_size=parameters.batch_size,
+        batch_size=parameters.batch_size or chosen_by_the_shard(total, prefill),
         max_length=total,
         max_input_tokens=longest,
         max_prefill_tokens=prefill,

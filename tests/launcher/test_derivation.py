@@ -143,8 +143,9 @@ def test_a_contradiction_names_numbers_that_were_given_and_others_that_work(
 @given(POSITIONS, WIRES)
 def test_nothing_has_to_be_given(positions: int | None, wire: WireVersion) -> None:
     parameters = derived(Given(), positions, wire)
-    assert parameters.batch_size == 4
-    assert parameters.max_concurrent_requests == 128
+    # The shard knows its device, and chooses the largest batch that fits there.
+    assert parameters.batch_size is None
+    assert parameters.max_concurrent_requests is None
     if positions is not None:
         assert parameters.sequence_length == min(positions, 2048)
     else:
@@ -198,6 +199,11 @@ def test_a_long_prompt_makes_room_for_its_answer() -> None:
     assert derived(what, 8192, WireVersion.V3).sequence_length == 5024
     assert derived(what, 4096, WireVersion.V3).sequence_length == 4096
     assert derived(what, None, WireVersion.V3).sequence_length == 5024
+
+
+def test_one_user_gets_one_slot() -> None:
+    what = Given(max_concurrent_requests=Number("--max-concurrent-requests", 1))
+    assert derived(what, 8192, WireVersion.V3).batch_size == 1
 
 
 def test_slots_that_can_never_be_used_are_remarked() -> None:

@@ -49,6 +49,12 @@ def test_the_launcher_gets_every_number_that_two_numbers_mean(programs: Path, mo
     assert "--max-batch-total-tokens" not in outcome.arguments
 
 
+def test_a_batch_size_that_nobody_chose_is_left_to_the_shard(programs: Path, model: str) -> None:
+    outcome = run(programs, model)
+    assert "--max-batch-size" not in outcome.arguments
+    assert "--max-concurrent-requests" not in outcome.arguments
+
+
 def test_the_command_line_of_the_old_readme_reaches_the_launcher(programs: Path, model: str) -> None:
     outcome = run(programs, model, *OLD_README, LOG_LEVEL="text_generation_router=debug")
     assert outcome.exit_code == 0
@@ -134,7 +140,7 @@ def test_variables_that_the_launcher_would_stumble_over_are_put_right(programs: 
     assert outcome.variables["REVISION"] == "main"
     assert not {"TRUST_REMOTE_CODE", "MAX_INPUT_LENGTH", "MAX_BATCH_SIZE"} & set(outcome.variables)
     assert outcome.option("--max-input-tokens") == "100"
-    assert outcome.option("--max-batch-size") == "4"
+    assert "--max-batch-size" not in outcome.arguments
 
 
 def test_the_level_of_the_log_is_told_as_rust_programs_know_it(programs: Path, model: str) -> None:

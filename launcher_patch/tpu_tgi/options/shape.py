@@ -9,7 +9,7 @@ SHAPE = (
         int,
         "Requests that run at once; also HF_BATCH_SIZE.",
         unit="REQUESTS",
-        otherwise="4, or what --max-batch-total-tokens holds",
+        otherwise="what fits in the device, 4 on a CPU",
         least=1,
     ),
     Option(

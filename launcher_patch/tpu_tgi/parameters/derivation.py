@@ -23,24 +23,24 @@ DEFAULT_CONCURRENT_REQUESTS = 128
 
 @dataclass(frozen=True)
 class Parameters:
-    """A set that launcher, router and shard accept. Lengths are in tokens; None leaves them to the shard.
+    """A set that launcher, router and shard accept. Lengths are in tokens; None leaves a number to the shard.
 
     Attributes:
-        batch_size: B, the slots of the static batch.
+        batch_size: B, the slots of the static batch. The shard takes what fits in its device, and 4 on a CPU.
         sequence_length: T, tokens of one slot.
         max_input_tokens: the longest prompt, below T.
         max_batch_prefill_tokens: prompt tokens in one prefill: from the longest prompt to what the slots hold.
         max_batch_total_tokens: as given; the routers take the shard's own number and warn if there is another.
-        max_concurrent_requests: requests that run or wait.
+        max_concurrent_requests: requests that run or wait; None leaves it to the router, which learns the batch size.
         remarks: what works, and is perhaps not meant.
     """
 
-    batch_size: int
+    batch_size: int | None
     sequence_length: int | None
     max_input_tokens: int | None
     max_batch_prefill_tokens: int | None
     max_batch_total_tokens: int | None
-    max_concurrent_requests: int
+    max_concurrent_requests: int | None
     remarks: tuple[str, ...] = ()
 
 
@@ -81,18 +81,22 @@ def derive(given: Given, positions: int | None, wire: WireVersion, *, needs_leng
     elif length is None and (needs_lengths or positions is not None or longest_is_long(longest)):
         length = default_length(positions, longest)
 
+    slots: int | None
     if batch is not None:
         slots = batch.value
     elif budget is not None and length is not None:
         slots = budget.value // length
+    elif concurrent is not None and concurrent.value < CPU_BATCH_SIZE:
+        # More slots than the shard's smallest choice would stay empty, and make each step longer.
+        slots = concurrent.value
     else:
-        slots = min(CPU_BATCH_SIZE, concurrent.value) if concurrent else CPU_BATCH_SIZE
+        slots = None
     longest, prefill = fitting_prompts(wrong, longest, prefill, slots, length, wire)
     if message := str(wrong):
         raise InvalidSettingError(message)
 
     remarks = []
-    if concurrent is not None and concurrent.value < slots:
+    if concurrent is not None and slots is not None and concurrent.value < slots:
         remarks.append(f"`{concurrent}` leaves {slots - concurrent.value} of {slots} slots unused")
     return Parameters(
         batch_size=slots,
@@ -100,11 +104,14 @@ def derive(given: Given, positions: int | None, wire: WireVersion, *, needs_leng
         max_input_tokens=longest_prompt(longest, prefill, length),
         max_batch_prefill_tokens=prefill.value if prefill else length,
         max_batch_total_tokens=budget.value if budget else None,
-        max_concurrent_requests=concurrent.value
-        if concurrent
-        else max(DEFAULT_CONCURRENT_REQUESTS, 2 * slots),
+        max_concurrent_requests=concurrent.value if concurrent else slots and concurrent_requests(slots),
         remarks=tuple(remarks),
     )
+
+
+def concurrent_requests(slots: int) -> int:
+    """How many requests may run or wait if nobody says: as many again as run."""
+    return max(DEFAULT_CONCURRENT_REQUESTS, 2 * slots)
 
 
 def default_length(positions: int | None, longest: Number | None) -> int:
@@ -140,18 +147,21 @@ def fitting_prompts(
     wrong: Contradictions,
     longest: Number | None,
     prefill: Number | None,
-    slots: int,
+    slots: int | None,
     length: int | None,
     wire: WireVersion,
 ) -> tuple[Number | None, Number | None]:
-    """The longest prompt and the prefill budget, as far as given, made to fit the slots and each other."""
+    """The longest prompt and the prefill budget, as far as given, made to fit the slots and each other.
+
+    Where the shard chooses the number of slots, only it can say that a prefill budget is more than they hold.
+    """
     if longest is not None and length is not None:
         works = length - 1 if prefill is None else min(length - 1, prefill.value)
         needs_room = f"must leave room for an answer within {length} tokens"
         longest = wrong.at_most(longest, length - 1, needs_room, works)
     if prefill is not None and longest is not None:
         prefill = wrong.at_least(prefill, longest.value, f"is too small for `{longest}`")
-    if prefill is not None and length is not None:
+    if prefill is not None and length is not None and slots is not None:
         in_flight = length * (slots + 1 if wire is WireVersion.V3 else slots)
         prefill = wrong.at_most(prefill, in_flight, f"is more than {slots} slots of {length} tokens may hold")
     return longest, prefill

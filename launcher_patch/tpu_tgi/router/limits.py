@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from tpu_tgi.parameters.derivation import concurrent_requests
 from tpu_tgi.router.errors import RouterStartError
 from tpu_tgi.router.generation import ShardInfo, ShardLimits
 from tpu_tgi.router.settings import RouterSettings
@@ -12,12 +13,17 @@ ASSUMED_TOTAL_TOKENS = 16_000
 
 @dataclass(frozen=True)
 class ServingLimits:
-    """In tokens; the two batch limits are those of one prefill and of everything that the shard holds."""
+    """In tokens, but for the last; the batch limits are those of one prefill and of all that the shard holds.
+
+    Attributes:
+        max_concurrent_requests: requests that run or wait.
+    """
 
     max_input_tokens: int
     max_total_tokens: int
     max_batch_prefill_tokens: int
     max_batch_total_tokens: int
+    max_concurrent_requests: int
 
 
 def prefill_tokens(settings: RouterSettings, info: ShardInfo) -> int:
@@ -45,7 +51,15 @@ def agree(settings: RouterSettings, info: ShardInfo, shard: ShardLimits) -> Serv
     prefill = prefill_tokens(settings, info)
     supported = shard.max_supported_total_tokens
     total = max(ASSUMED_TOTAL_TOKENS, shard.max_total_tokens, prefill) if supported is None else supported
-    limits = ServingLimits(shard.max_input_tokens, shard.max_total_tokens, prefill, total)
+    # One of the blocks is never handed out.
+    slots = settings.max_batch_size or max(1, total // info.block_size - 1)
+    limits = ServingLimits(
+        shard.max_input_tokens,
+        shard.max_total_tokens,
+        prefill,
+        total,
+        settings.max_concurrent_requests or concurrent_requests(slots),
+    )
     if limits.max_input_tokens >= limits.max_total_tokens:
         raise RouterStartError(
             f"`--max-input-tokens {limits.max_input_tokens}` must be < "

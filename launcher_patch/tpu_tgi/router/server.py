@@ -107,7 +107,7 @@ class Router:
         context = RouterContext(
             settings=settings,
             limits=limits,
-            inference=Inference(validator, queue, health, metrics, settings.max_concurrent_requests),
+            inference=Inference(validator, queue, health, metrics, limits.max_concurrent_requests),
             health=health,
             metrics=metrics,
             tokenization=tokenization,

@@ -14,6 +14,7 @@ class RouterSettings:
     Attributes:
         max_input_tokens, max_total_tokens: None leaves them to the shard.
         max_batch_prefill_tokens: prompt tokens in one prefill; None is 4096, less where the shard holds less.
+        max_concurrent_requests: None is 128, or twice the slots of the shard if that is more.
         max_batch_size: None leaves it to the shard's cache.
         waiting_served_ratio: a running batch of n admits at least floor(ratio * n) requests at once, or none.
         max_waiting_tokens: after so many steps without an admission it admits fewer, too.
@@ -32,7 +33,7 @@ class RouterSettings:
     model_id: str
     revision: str | None = None
     served_model_name: str | None = None
-    max_concurrent_requests: int = 128
+    max_concurrent_requests: int | None = None
     max_best_of: int = 2
     max_stop_sequences: int = 4
     max_top_n_tokens: int = 5

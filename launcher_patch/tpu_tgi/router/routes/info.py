@@ -19,7 +19,7 @@ async def info(request: Request) -> Response:
             model_id=settings.model_name,
             model_sha=None,
             model_pipeline_tag=None,
-            max_concurrent_requests=settings.max_concurrent_requests,
+            max_concurrent_requests=context.limits.max_concurrent_requests,
             max_best_of=settings.max_best_of,
             max_stop_sequences=settings.max_stop_sequences,
             max_input_tokens=context.limits.max_input_tokens,
