@@ -44,7 +44,7 @@ from text_generation_server.lowering.here import LoweringHere
 from text_generation_server.lowering.lowered import LoweredProgram
 from text_generation_server.lowering.request import ProgramOptions
 from text_generation_server.model.description import ModelDescription, ModelSource
-from text_generation_server.runtime.stablehlo import call_order, jitted, shapes
+from text_generation_server.runtime.stablehlo import Placements, call_order, jitted, shapes
 from text_generation_server.sampling.parameters import WatermarkStrength
 
 TOPOLOGIES = ("v5e:2x2", "v6e:2x2")
@@ -176,10 +176,11 @@ def judge(program: LoweredProgram, topology: str) -> Verdict:
     """Compiles one program for one chip of a topology."""
     device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
     order = call_order(program)
-    sharding = jax.sharding.SingleDeviceSharding(device)
+    chip = jax.sharding.SingleDeviceSharding(device)
+    places = Placements((chip,) * len(program.parameters), (chip,) * len(program.results))
     started = time.perf_counter()
     try:
-        compiled = jitted(program, order, platform="tpu").lower(*shapes(program, order, sharding)).compile()
+        compiled = jitted(program, order, places, "tpu").lower(*shapes(program, order, places)).compile()
     except jax.errors.JaxRuntimeError as error:
         said = re.search(r"Ran out of memory[^.]*\.[^.]*\.[^.]*\.?", str(error))
         words = " ".join((said.group() if said else str(error)).split())[:200]

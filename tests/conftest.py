@@ -1,7 +1,19 @@
-"""Settings that must stand before torch_xla is imported anywhere."""
+"""Settings that must stand before torch_xla is imported, and eight virtual devices for the tests of several chips."""
 
 import os
 
 os.environ.setdefault("PJRT_DEVICE", "CPU")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import jax
+
+# Only of this process: a server that a test starts has one device, as the CPU of a user has.
+flags = os.environ.get("XLA_FLAGS")
+os.environ["XLA_FLAGS"] = f"{flags or ''} --xla_force_host_platform_device_count=8".strip()
+jax.local_devices()
+if flags is None:
+    del os.environ["XLA_FLAGS"]
+else:
+    os.environ["XLA_FLAGS"] = flags

@@ -17,7 +17,7 @@ _MESH: list[DeviceMesh] = []
 
 def mesh() -> DeviceMesh:
     if not _MESH:
-        _MESH.append(open_mesh())
+        _MESH.append(open_mesh(1))
     return _MESH[0]
 
 

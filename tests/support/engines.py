@@ -17,8 +17,8 @@ CACHE = ProgramCache(DIRECTORY)
 
 
 def loader(directory: Path, **options: Any) -> EngineLoader:
-    """`options` as EngineOptions has them."""
-    return EngineLoader(directory, EngineOptions(**options), CACHE, lowering=LoweringHere())
+    """`options` as EngineOptions has them; on one chip unless they say otherwise."""
+    return EngineLoader(directory, EngineOptions(**{"chips": 1, **options}), CACHE, lowering=LoweringHere())
 
 
 def engine(directory: Path, **options: Any) -> StaticBatchEngine:

@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from text_generation_server.engine.sharding import WHOLE, Partition
+
 Buffer = Any
 """An array on the device, which may still be computed."""
 
@@ -12,8 +14,8 @@ Buffer = Any
 class Device(Protocol):
     """Where the state lives. All but `read` return at once."""
 
-    def send(self, array: NDArray[Any]) -> Buffer:
-        """Copies an array of the host to the device."""
+    def send(self, array: NDArray[Any], partition: Partition = WHOLE) -> Buffer:
+        """Copies an array of the host to the device; of several chips each gets the whole, or its part."""
         ...
 
     def start_reading(self, buffer: Buffer) -> None:

@@ -24,6 +24,7 @@ from text_generation_server.engine.contract import (
 )
 from text_generation_server.engine.device import Buffer, Device, RunnableProgram
 from text_generation_server.engine.pending import PendingRows
+from text_generation_server.engine.sharding import Sharding
 from text_generation_server.engine.slot_adapters import SlotAdapters
 from text_generation_server.engine.state import BatchShape, float_parameters, integer_parameters
 from text_generation_server.engine.watch import DeviceWatch
@@ -67,6 +68,7 @@ class StaticBatchEngine:
         self,
         info: EngineInfo,
         shape: BatchShape,
+        sharding: Sharding,
         state: Mapping[str, Buffer],
         device: Device,
         programs: Mapping[str, RunnableProgram],
@@ -75,12 +77,14 @@ class StaticBatchEngine:
     ) -> None:
         """
         Args:
+            sharding: of the arrays, over the chips of the device.
             state: the arrays of `shape`, by name.
             programs: all of `catalogue.names`; reading one that is missing may compile it.
             new_programs: those that were compiled for this start, and never ran.
         """
         self._info = info
         self._shape = shape
+        self._sharding = sharding
         self._state = dict(state)
         self._device = device
         self._programs = programs
@@ -285,7 +289,10 @@ class StaticBatchEngine:
         if kind in ("prefill", "score prompt"):
             arrays["ids"] = np.zeros((1, int(variant)), np.int32)
             arrays["adapter"] = np.array([0], np.int32)
-        return {key: self._device.send(array) for key, array in arrays.items()}
+        return {
+            key: self._device.send(array, self._sharding.array(key, array.shape))
+            for key, array in arrays.items()
+        }
 
     def _note_idle_time(self) -> None:
         """Adds the time since the device was last seen busy, if it has nothing to do now."""

@@ -17,6 +17,7 @@ from text_generation_server.engine import catalogue
 from text_generation_server.engine.contract import EngineInfo, WarmupProgress
 from text_generation_server.engine.engine import StaticBatchEngine
 from text_generation_server.engine.layout import CacheLayout
+from text_generation_server.engine.sharding import Sharding
 from text_generation_server.engine.state import BatchShape, initial_rows
 from text_generation_server.errors import InvalidSettingError, UnsupportedModelError
 from text_generation_server.loading.keys import code_key, model_key, text_key
@@ -28,6 +29,7 @@ from text_generation_server.model.adapters.stacking import check_fit, ranks, sta
 from text_generation_server.model.checkpoint import Checkpoint, first_line
 from text_generation_server.model.description import ModelDescription, ModelSource, TextFacts
 from text_generation_server.model.memory import LARGEST_BATCH, MemoryNeed
+from text_generation_server.model.sharding import Parallel, adapter_dimensions, cache_split
 from text_generation_server.runtime.cache import ProgramCache
 from text_generation_server.runtime.compiler import Compiler
 from text_generation_server.runtime.executable import Executable
@@ -56,6 +58,7 @@ class EngineOptions:
         skip_warmup: compile each program when it is first needed, for debugging.
         hang_seconds: after so long a call of the device counts as hanging.
         layout: of the cache; None for what the device wants.
+        chips: over how many the model is split; None for all of this host.
     """
 
     batch_size: int | None = None
@@ -67,6 +70,7 @@ class EngineOptions:
     skip_warmup: bool = False
     hang_seconds: float = DEFAULT_HANG_SECONDS
     layout: CacheLayout | None = None
+    chips: int | None = None
 
 
 class ProgramsOnDemand(Mapping[str, Executable]):
@@ -152,7 +156,7 @@ class EngineLoader:
     ) -> None:
         """
         Args:
-            mesh: None for this host's device.
+            mesh: None for `options.chips` of this host's devices.
             lowering: None for a process of its own.
 
         Raises:
@@ -160,7 +164,7 @@ class EngineLoader:
             InvalidSettingError: an adapter cannot be served, or there is no device.
         """
         self.options = options
-        self.mesh = mesh or open_mesh()
+        self.mesh = mesh or open_mesh(options.chips)
         self.dtype = options.dtype or ("float32" if self.mesh.is_cpu else "bfloat16")
         self._cache = cache
         self._lowering = lowering or LoweringProcess()
@@ -179,6 +183,7 @@ class EngineLoader:
         check_tensors(self.description, self.checkpoint)
         check_fit(self.description, self.checkpoint, self._adapters, self.dtype)
         self._stacks = stack_adapters(self._adapters, self.dtype)
+        self.sharding = self._sharded()
 
     def load(
         self, progress: Callable[[WarmupProgress], None] = log_progress, most_slots: int = LARGEST_BATCH
@@ -214,11 +219,20 @@ class EngineLoader:
                     return self.load(progress, smaller)
             self._require_memory(need, batch_size, length, free)
         try:
-            weights = load_weights(self.description, self.checkpoint, self.mesh)
+            weights = load_weights(self.description, self.checkpoint, self.mesh, self.sharding)
             for layer, stack in self._stacks.items():
-                weights |= {name: self.mesh.send(array) for name, array in stack.named(layer).items()}
-            state = {name: self.mesh.zeros(spec.shape, spec.dtype) for name, spec in shape.cache().items()}
-            state |= {name: self.mesh.send(array) for name, array in initial_rows(shape).items()}
+                weights |= {
+                    name: self.mesh.send(array, self.sharding.weight(name, array.shape))
+                    for name, array in stack.named(layer).items()
+                }
+            state = {
+                name: self.mesh.zeros(spec.shape, spec.dtype, self.sharding.array(name, spec.shape))
+                for name, spec in shape.cache().items()
+            }
+            state |= {
+                name: self.mesh.send(array, self.sharding.array(name, array.shape))
+                for name, array in initial_rows(shape).items()
+            }
         except (RuntimeError, MemoryError) as error:
             raise InvalidSettingError(
                 f"{need.refusal(free, batch_size, length)}: {first_line(error)}"
@@ -229,6 +243,7 @@ class EngineLoader:
         return StaticBatchEngine(
             self.info(shape),
             shape,
+            self.sharding,
             state,
             self.mesh,
             ProgramsOnDemand(compiler, names, weights) if options.skip_warmup else executables,
@@ -262,7 +277,9 @@ class EngineLoader:
     def compiler(self, shape: BatchShape) -> Compiler:
         exact = self.dtype == "float32" and not self.mesh.is_cpu
         options = ProgramOptions(shape, self.options.strength, exact)
-        return Compiler(self._lowering, options, self._model_key, code_key(), self._cache, self.mesh)
+        return Compiler(
+            self._lowering, options, self._model_key, code_key(), self._cache, self.mesh, self.sharding
+        )
 
     def memory_need(self) -> MemoryNeed:
         """What weights and batch take on the device, from headers alone."""
@@ -272,6 +289,16 @@ class EngineLoader:
             position=self.shape(1, 1).position_bytes(),
             slot=4 * self.description.vocabulary,
         )
+
+    def _sharded(self) -> Sharding:
+        """How the model lies on the devices."""
+        weights = {name: weight.split for name, weight in self.description.weights.items()}
+        for layer, stack in self._stacks.items():
+            parallel = self.description.modules[layer].parallel
+            for name in stack.named(layer):
+                part = name.rpartition(".")[2]
+                weights[name] = adapter_dimensions(Parallel(parallel) if parallel else None, part)
+        return Sharding(self.mesh.size, cache_split(self.description.layers, self.mesh.size), weights)
 
     def _described(self) -> ModelDescription:
         payload = self._cache.get(self._model_key)

@@ -5,13 +5,17 @@ converted copy stays.
 """
 
 import time
+from functools import partial
+from typing import Any
 
 import numpy as np
 from loguru import logger
+from numpy.typing import NDArray
 
+from text_generation_server.engine.sharding import Sharding
 from text_generation_server.errors import UnsupportedModelError
-from text_generation_server.model.checkpoint import Checkpoint
-from text_generation_server.model.description import ModelDescription
+from text_generation_server.model.checkpoint import Checkpoint, OpenCheckpoint
+from text_generation_server.model.description import ModelDescription, WeightSpec
 from text_generation_server.runtime.mesh import Buffer, DeviceMesh
 
 NUMBERS = ("F64", "F32", "F16", "BF16")
@@ -38,9 +42,9 @@ def check_tensors(description: ModelDescription, checkpoint: Checkpoint) -> None
 
 
 def load_weights(
-    description: ModelDescription, checkpoint: Checkpoint, mesh: DeviceMesh
+    description: ModelDescription, checkpoint: Checkpoint, mesh: DeviceMesh, sharding: Sharding
 ) -> dict[str, Buffer]:
-    """All weights on the devices, in the layout and dtype of the programs, by name.
+    """All weights on the devices, in the layout and dtype of the programs, by name; each device gets its part.
 
     Raises:
         UnsupportedModelError: a file is damaged.
@@ -51,15 +55,18 @@ def load_weights(
     weights: dict[str, Buffer] = {}
     with checkpoint.opened() as tensors:
         for name, weight in description.weights.items():
-            values = tensors.read(weight.source)
-            if weight.transposed:
-                values = values.T
-            weights[name] = mesh.send(np.ascontiguousarray(values, dtype=weight.dtype))
+            partition = sharding.weight(name, weight.shape)
+            weights[name] = mesh.assemble(weight.shape, partition, partial(read_part, tensors, weight))
             done += weight.nbytes
-            del values
             if time.monotonic() - reported > PROGRESS_SECONDS:
                 reported = time.monotonic()
                 logger.info("Weights: {:.1f} of {:.1f} GB", done / 1e9, total / 1e9)
     seconds = time.monotonic() - started
     logger.info("Weights: {:.2f} GB in {:.1f} s, {:.0f} MB/s", done / 1e9, seconds, done / 1e6 / seconds)
     return weights
+
+
+def read_part(tensors: OpenCheckpoint, weight: WeightSpec, part: tuple[slice, ...]) -> NDArray[Any]:
+    """What slices of a weight's shape cut out of it, in its layout and dtype."""
+    values = tensors.read_part(weight.source, part[::-1] if weight.transposed else part)
+    return np.ascontiguousarray(values.T if weight.transposed else values, dtype=weight.dtype)

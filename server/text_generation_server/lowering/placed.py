@@ -17,6 +17,7 @@ from text_generation_server.model.building import BuiltModel
 from text_generation_server.model.description import ModelDescription, ModelSource, WeightSpec
 from text_generation_server.model.linear import store_transposed
 from text_generation_server.model.served import AdapterTensors, ServedModel
+from text_generation_server.model.sharding import split_dimensions
 
 
 class PlacedModel:
@@ -62,7 +63,7 @@ class PlacedModel:
         names = {id(tensor): name for name, tensor in named_tensors(built.model)}
         shared: dict[int, Any] = {}
         weights: dict[str, WeightSpec] = {}
-        for module in built.model.modules():
+        for layer, module in built.model.named_modules():
             for tensors in (module._parameters, module._buffers):
                 for key, tensor in tensors.items():
                     if tensor is None:
@@ -74,7 +75,13 @@ class PlacedModel:
                         name = names[id(tensor)]
                         shape = tuple(tensor.shape)
                         dtype = str(tensor.dtype).removeprefix("torch.")
-                        weights[name] = WeightSpec(built.sources[name], shape, dtype, id(tensor) in originals)
+                        weights[name] = WeightSpec(
+                            built.sources[name],
+                            shape,
+                            dtype,
+                            id(tensor) in originals,
+                            split_dimensions(built.parallel(layer), type(module).__name__, key),
+                        )
                         shared[id(tensor)] = self._weights.make(name, shape, tensor.dtype)
                     placed = shared[id(tensor)]
                     if tensors is module._parameters:

@@ -14,6 +14,7 @@ from text_generation_server.engine import attention
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.model.architectures import load_config
 from text_generation_server.model.description import ModelSource, ModuleFacts
+from text_generation_server.model.sharding import Parallel, parallel_layers
 
 
 class BuiltModel:
@@ -40,11 +41,27 @@ class BuiltModel:
         self.model.config.pad_token_id = None
         self.sources = tensor_sources(self.model, source)
         fill_buffers(self.model, self.sources)
+        parallel = self._parallel()
         self.modules = {
-            name: ModuleFacts(type(module).__name__, linear_shape(module))
+            name: ModuleFacts(type(module).__name__, linear_shape(module), parallel.get(name))
             for name, module in self.model.named_modules()
             if name
         }
+
+    def parallel(self, layer: str) -> Parallel | None:
+        """By what a layer is split over chips."""
+        facts = self.modules.get(layer)
+        return Parallel(facts.parallel) if facts and facts.parallel else None
+
+    def _parallel(self) -> dict[str, str]:
+        """By the name of a module, by what it is split over chips."""
+        names = {module: name for name, module in self.model.named_modules()}
+        linear = [name for module, name in names.items() if linear_shape(module) is not None]
+        found = parallel_layers(self.model.tp_plan, linear)
+        for module in (self.model.get_input_embeddings(), self.model.get_output_embeddings()):
+            if module is not None:
+                found[names[module]] = Parallel.VOCABULARY
+        return {name: parallel.value for name, parallel in found.items()}
 
 
 def tensor_sources(model: Any, source: ModelSource) -> dict[str, str]:

@@ -87,6 +87,13 @@ class OpenCheckpoint:
         values: NDArray[Any] = self._files[tensor].get_tensor(tensor)
         return values
 
+    def read_part(self, tensor: str, part: tuple[slice, ...]) -> NDArray[Any]:
+        """What the slices cut out; nothing else is read."""
+        if all(each in (slice(None), slice(0, None)) for each in part):
+            return self.read(tensor)
+        values: NDArray[Any] = self._files[tensor].get_slice(tensor)[part]
+        return values
+
 
 def weight_files(directory: Path) -> list[Path]:
     """The safetensors files that make up the model; UnsupportedModelError without any."""

@@ -21,12 +21,14 @@ class WeightSpec:
         shape: on the device.
         dtype: on the device.
         transposed: the checkpoint has [shape[1], shape[0]].
+        split: the dimensions that may be split over chips, the best first, see `model.sharding`.
     """
 
     source: str
     shape: tuple[int, ...]
     dtype: str
     transposed: bool = False
+    split: tuple[int, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -35,10 +37,12 @@ class WeightSpec:
 
 @dataclass(frozen=True)
 class ModuleFacts:
-    """A module of the model: its class, and for a linear layer its numbers of inputs and outputs."""
+    """A module of the model: its class, for a linear layer its numbers of inputs and outputs, and by what it is split
+    over chips (`model.sharding.Parallel`)."""
 
     type: str
     linear: tuple[int, int] | None
+    parallel: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,15 @@ class ModelDescription:
             tuple((tuple(keys), tuple(values)) for keys, values in data["layers"]),
             data["vocabulary"],
             {
-                name: WeightSpec(**{**weight, "shape": tuple(weight["shape"])})
+                name: WeightSpec(
+                    **{**weight, "shape": tuple(weight["shape"]), "split": tuple(weight["split"])}
+                )
                 for name, weight in data["weights"].items()
             },
             {
-                name: ModuleFacts(module["type"], tuple(module["linear"]) if module["linear"] else None)
+                name: ModuleFacts(
+                    module["type"], tuple(module["linear"]) if module["linear"] else None, module["parallel"]
+                )
                 for name, module in data["modules"].items()
             },
             data["sources"],

@@ -13,6 +13,7 @@ from loguru import logger
 from text_generation_server.engine import catalogue
 from text_generation_server.engine.contract import WarmupProgress
 from text_generation_server.engine.layout import CacheLayout
+from text_generation_server.engine.sharding import ONE_CHIP, Sharding
 from text_generation_server.lowering.lowered import LoweredProgram
 from text_generation_server.lowering.request import Lowering, ProgramOptions
 from text_generation_server.runtime.cache import ProgramCache, key_of
@@ -41,6 +42,7 @@ class Compiler:
         code_key: str,
         cache: ProgramCache,
         mesh: DeviceMesh,
+        sharding: Sharding = ONE_CHIP,
     ) -> None:
         """`model_key` and `code_key` change with all that the programs that read the model, and those that do not,
         depend on beside `options`.
@@ -49,6 +51,7 @@ class Compiler:
         self._options = options
         self._cache = cache
         self._mesh = mesh
+        self._sharding = sharding
         self._model_key = key_of("model", model_key, repr(options.to_json()))
         # What does not read the model is shared by all models of this vocabulary.
         shape = replace(options.shape, layers=(), layout=CacheLayout.HEADS, adapters=False)
@@ -83,7 +86,7 @@ class Compiler:
 
         def make(program: LoweredProgram) -> None:
             started = time.perf_counter()
-            executable = compile_program(program, self._mesh)
+            executable = compile_program(program, self._mesh, self._sharding)
             self._keep(program.name, executable)
             finished(program.name, executable, started, COMPILED)
 
@@ -111,7 +114,8 @@ class Compiler:
         return key_of("lowered", self._scope(name), name)
 
     def _compiled_name(self, name: str) -> str:
-        return key_of("compiled", self._scope(name), name, self._environment)
+        sharding = self._sharding if catalogue.reads_model(name) else replace(self._sharding, weights={})
+        return key_of("compiled", self._scope(name), name, self._environment, repr(sharding))
 
     def _scope(self, name: str) -> str:
         return self._model_key if catalogue.reads_model(name) else self._shape_key

@@ -10,9 +10,10 @@ from typing import Any
 import jax
 from jax.experimental import serialize_executable
 
-from text_generation_server.lowering.lowered import LoweredProgram
+from text_generation_server.engine.sharding import ONE_CHIP, WHOLE, Sharding
+from text_generation_server.lowering.lowered import LoweredProgram, Parameter, Result
 from text_generation_server.runtime.mesh import Buffer, DeviceMesh
-from text_generation_server.runtime.stablehlo import CallOrder, call_order, jitted, shapes
+from text_generation_server.runtime.stablehlo import CallOrder, Placements, call_order, jitted, shapes
 
 
 @dataclass(frozen=True)
@@ -110,15 +111,15 @@ class Executable:
         return Executable(compiled, signature, ProgramMemory(**read["memory"]), on_device)
 
 
-def compile_program(program: LoweredProgram, mesh: DeviceMesh) -> Executable:
-    """Compiles for these devices.
+def compile_program(program: LoweredProgram, mesh: DeviceMesh, sharding: Sharding = ONE_CHIP) -> Executable:
+    """Compiles for these devices; `sharding`: of what it takes and returns, over as many.
 
     Raises:
         RuntimeError: the compiler refuses it, or does not update each donated buffer in place.
     """
     order = call_order(program)
-    sharding = jax.sharding.SingleDeviceSharding(mesh.devices[0])
-    compiled = jitted(program, order).lower(*shapes(program, order, sharding)).compile()
+    places = placements(program, mesh, sharding)
+    compiled = jitted(program, order, places).lower(*shapes(program, order, places)).compile()
     statistics = compiled.memory_analysis()
     memory = ProgramMemory(
         arguments=statistics.argument_size_in_bytes,
@@ -127,7 +128,7 @@ def compile_program(program: LoweredProgram, mesh: DeviceMesh) -> Executable:
         temporaries=statistics.temp_size_in_bytes,
         code=statistics.generated_code_size_in_bytes,
     )
-    check_aliases(program, order, memory)
+    check_aliases(program, order, sharding, memory)
     parameters = [program.parameters[place] for place in order.donated + order.kept]
     signature = Signature(
         tuple((parameter.source, parameter.name) for parameter in parameters),
@@ -141,9 +142,26 @@ def compile_program(program: LoweredProgram, mesh: DeviceMesh) -> Executable:
     return Executable(compiled, signature, memory, constants)
 
 
-def check_aliases(program: LoweredProgram, order: CallOrder, memory: ProgramMemory) -> None:
+def placements(program: LoweredProgram, mesh: DeviceMesh, sharding: Sharding) -> Placements:
+    """Where its parameters and results lie."""
+
+    def partition(array: Parameter | Result) -> Any:
+        if isinstance(array, Parameter) and array.source != "argument":
+            return WHOLE if array.source == "constant" else sharding.weight(array.name, array.shape)
+        return sharding.array(array.name, array.shape)
+
+    return Placements(
+        tuple(mesh.placed(partition(parameter)) for parameter in program.parameters),
+        tuple(mesh.placed(partition(result)) for result in program.results),
+    )
+
+
+def check_aliases(
+    program: LoweredProgram, order: CallOrder, sharding: Sharding, memory: ProgramMemory
+) -> None:
     """RuntimeError unless all that is donated is updated in place; a copy of a cache would double it."""
-    donated = sum(program.parameters[place].nbytes for place in order.donated)
+    donors = [program.parameters[place] for place in order.donated]
+    donated = sum(donor.nbytes // sharding.parts(sharding.array(donor.name, donor.shape)) for donor in donors)
     if memory.aliased < donated:
         raise RuntimeError(
             f"{program.name}: of {donated} donated bytes the compiler updates only {memory.aliased} in place"

@@ -1,22 +1,22 @@
 """The devices that run programs, and the arrays on them."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 from jax import monitoring
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from numpy.typing import NDArray
 
+from text_generation_server.engine.sharding import AXES, WHOLE, Partition
 from text_generation_server.errors import InvalidSettingError
 from text_generation_server.runtime import host_memory
 
 Buffer = Any
 """A jax.Array: it lives on the devices, and may still be computed."""
-
-AXES = ("data", "model")
 
 _compilations = 0
 
@@ -37,13 +37,17 @@ def compilations() -> int:
 
 @dataclass(frozen=True)
 class DeviceMesh:
-    """The devices that a program runs on, with the axes AXES; today it holds one device. See `engine.device.Device`."""
+    """The devices that a program runs on together, with the axes AXES. See `engine.device.Device`."""
 
     mesh: Mesh
 
     @property
     def devices(self) -> list[Any]:
         return list(self.mesh.devices.flat)
+
+    @property
+    def size(self) -> int:
+        return int(self.mesh.size)
 
     @property
     def is_cpu(self) -> bool:
@@ -54,18 +58,35 @@ class DeviceMesh:
         """For people, for example "TPU v5 lite"."""
         return str(self.devices[0].device_kind)
 
-    def send(self, array: NDArray[Any]) -> Buffer:
-        """Copies a host array to the devices; returns at once."""
-        return jax.device_put(array, self.devices[0])
+    def placed(self, partition: Partition) -> Any:
+        """The jax.sharding.Sharding of arrays that are split so."""
+        if self.size == 1:
+            return SingleDeviceSharding(self.devices[0])
+        return NamedSharding(self.mesh, PartitionSpec(*partition))
 
-    def zeros(self, shape: tuple[int, ...], dtype: str) -> Buffer:
-        """An array of zeros, made on the device."""
-        return jax.numpy.zeros(shape, dtype, device=self.devices[0])
+    def send(self, array: NDArray[Any], partition: Partition = WHOLE) -> Buffer:
+        """Copies a host array to the devices; returns at once."""
+        return jax.device_put(array, self.placed(partition))
+
+    def zeros(self, shape: tuple[int, ...], dtype: str, partition: Partition = WHOLE) -> Buffer:
+        """An array of zeros, made on the devices."""
+        return jax.numpy.zeros(shape, dtype, device=self.placed(partition))
+
+    def assemble(
+        self,
+        shape: tuple[int, ...],
+        partition: Partition,
+        read: Callable[[tuple[slice, ...]], NDArray[Any]],
+    ) -> Buffer:
+        """An array of which each device gets its own part; `read` gives the part that slices of `shape` cut out."""
+        return jax.make_array_from_callback(shape, self.placed(partition), read)
 
     def free_memory(self) -> int | None:
         """Bytes that can still be allocated on each device; None if it does not tell."""
         if self.is_cpu:
-            return host_memory.free_memory()
+            # Devices of a CPU share its memory.
+            free = host_memory.free_memory()
+            return None if free is None else free // self.size
         statistics = self.devices[0].memory_stats() or {}
         if "bytes_limit" not in statistics:
             return None
@@ -92,21 +113,29 @@ class DeviceMesh:
         return compilations()
 
 
-def open_mesh() -> DeviceMesh:
-    """The first device of this host.
+def open_mesh(count: int | None = None) -> DeviceMesh:
+    """The devices of this host.
 
     PJRT_DEVICE=CPU or TPU chooses the platform, as it does for torch_xla; without it JAX takes the best there is.
 
+    Args:
+        count: how many of them; None: all.
+
     Raises:
-        InvalidSettingError: there is no such device, or it cannot be used.
+        InvalidSettingError: there is no such device, or it cannot be used, or there are fewer.
     """
     wanted = os.environ.get("PJRT_DEVICE", "").lower()
     if wanted and "JAX_PLATFORMS" not in os.environ:
         jax.config.update("jax_platforms", wanted)
     try:
-        devices = jax.devices()
+        devices = jax.local_devices()
     except RuntimeError as error:
         raise InvalidSettingError(
             f"PJRT_DEVICE={wanted or 'not set'}: the device cannot be used: {error}. PJRT_DEVICE=CPU works anywhere"
         ) from error
-    return DeviceMesh(Mesh(np.array(devices[:1]).reshape(1, 1), AXES))
+    if count is not None and count > len(devices):
+        raise InvalidSettingError(
+            f"--num-shard (HF_NUM_CHIPS) is {count}, and this host has {len(devices)}: use {len(devices)} or less, or "
+            "leave it out, for all of them"
+        )
+    return DeviceMesh(Mesh(np.array(devices[:count]).reshape(1, -1), AXES))

@@ -62,7 +62,15 @@ def is_literal(program: LoweredProgram, place: int) -> bool:
     return parameter.source == "constant" and parameter.nbytes <= LARGEST_LITERAL
 
 
-def jitted(program: LoweredProgram, order: CallOrder, platform: str | None = None) -> Any:
+@dataclass(frozen=True)
+class Placements:
+    """The jax.sharding.Sharding of each parameter and each result of a program."""
+
+    parameters: tuple[Any, ...]
+    results: tuple[Any, ...]
+
+
+def jitted(program: LoweredProgram, order: CallOrder, places: Placements, platform: str | None = None) -> Any:
     """A jitted function of `order.donated + order.kept` that returns the results.
 
     `platform`: for which it will be compiled, if not for JAX's own; "tpu" for a compiler without its device.
@@ -75,21 +83,30 @@ def jitted(program: LoweredProgram, order: CallOrder, platform: str | None = Non
         for place, parameter in enumerate(program.parameters)
         if is_literal(program, place)
     }
-    places = order.donated + order.kept
+    passed = order.donated + order.kept
 
     def call(*arguments: Any) -> Any:
-        values: dict[int, Any] = {**literals, **dict(zip(places, arguments, strict=True))}
+        values: dict[int, Any] = {**literals, **dict(zip(passed, arguments, strict=True))}
         return exported.call(*(values[place] for place in range(len(program.parameters))))
 
     call.__name__ = program.name.replace(" ", "_")
-    return jax.jit(call, donate_argnums=tuple(range(len(order.donated))), keep_unused=True)
+    return jax.jit(
+        call,
+        out_shardings=places.results,
+        donate_argnums=tuple(range(len(order.donated))),
+        keep_unused=True,
+    )
 
 
-def shapes(program: LoweredProgram, order: CallOrder, sharding: Any) -> list[jax.ShapeDtypeStruct]:
+def shapes(program: LoweredProgram, order: CallOrder, places: Placements) -> list[jax.ShapeDtypeStruct]:
     """What `jitted` takes."""
     return [
-        jax.ShapeDtypeStruct(parameter.shape, np.dtype(parameter.dtype), sharding=sharding)
-        for parameter in (program.parameters[place] for place in order.donated + order.kept)
+        jax.ShapeDtypeStruct(
+            program.parameters[place].shape,
+            np.dtype(program.parameters[place].dtype),
+            sharding=places.parameters[place],
+        )
+        for place in order.donated + order.kept
     ]
 
 

@@ -1,0 +1,85 @@
+"""One model on several chips answers as on one; the chips are virtual devices of the CPU (see `tests/conftest.py`)."""
+
+import random
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM
+
+from support import engines
+from support.checkpoints import generate, save
+from support.driver import Driver
+from text_generation_server.engine.sharding import CacheSplit, Partition
+from text_generation_server.errors import InvalidSettingError
+from text_generation_server.loading.weights import load_weights
+from text_generation_server.runtime.mesh import DeviceMesh, open_mesh
+
+CHANCE = random.Random(9)
+PROMPTS = [[CHANCE.randrange(3, 160) for _ in range(length)] for length in (1, 5, 23, 40)]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save("llama", tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize(("chips", "split"), [(2, CacheSplit.HEADS), (4, CacheSplit.SLOTS)])
+def test_several_chips_generate_what_transformers_generates(
+    directory: Path, chips: int, split: CacheSplit
+) -> None:
+    engine = engines.loader(directory, batch_size=4, max_length=64, chips=chips, skip_warmup=True).load()
+    reference = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    driver = Driver(engine)
+    runs = [driver.join(slot, prompt) for slot, prompt in enumerate(PROMPTS)]
+    driver.step(19)
+    for run, prompt in zip(runs, PROMPTS, strict=True):
+        expected = generate(reference, prompt, 20)
+        assert run.tokens == expected.tokens
+        torch.testing.assert_close(run.logprobs, expected.logprobs, rtol=1e-3, atol=1e-3)
+    # The model has two key heads: four chips cannot have whole ones.
+    keys = engine._state["keys.0"]
+    parts = {shard.data.shape for shard in keys.addressable_shards}
+    assert parts == {(4, 64, 1, 16) if split is CacheSplit.HEADS else (1, 64, 2, 16)}
+
+
+def test_each_chip_reads_its_slices_and_the_host_never_holds_more_than_two_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = save("llama", tmp_path, vocab_size=8000, hidden_size=128, tie_word_embeddings=False)
+    loader = engines.loader(directory, batch_size=4, max_length=64, chips=4, dtype="bfloat16")
+    read: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+
+    def discard(
+        self: DeviceMesh,
+        shape: tuple[int, ...],
+        partition: Partition,
+        part: Callable[[tuple[slice, ...]], NDArray[Any]],
+    ) -> None:
+        # As JAX does: all parts before the first goes to its device, and what all get once.
+        indices = list(self.placed(partition).addressable_devices_indices_map(shape).values())
+        parts = [part(index) for index in (indices if partition else indices[:1])]
+        read.extend((shape, part.shape) for part in parts)
+
+    monkeypatch.setattr(DeviceMesh, "assemble", discard)
+    tracemalloc.start()
+    load_weights(loader.description, loader.checkpoint, loader.mesh, loader.sharding)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    largest = max(int(np.prod(shape)) for shape in loader.checkpoint.shapes.values()) * 4
+    assert peak < 2 * largest
+    whole = sum(int(np.prod(shape)) for shape, part in read if part == shape)
+    everything = sum(int(np.prod(part)) for _, part in read)
+    assert whole < 0.01 * everything, "all but the norms is read in parts"
+
+
+def test_more_chips_than_there_are_is_refused_with_a_number_that_works() -> None:
+    with pytest.raises(
+        InvalidSettingError, match=r"--num-shard \(HF_NUM_CHIPS\) is 9, .* has 8: use 8 or less"
+    ):
+        open_mesh(9)
