@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from support import engines
 from text_generation_server.engine.contract import WarmupProgress
 from text_generation_server.engine.engine import StaticBatchEngine
-from text_generation_server.model.architectures import eos_token_ids, load_config, load_tokenizer
+from text_generation_server.model.configuration import eos_token_ids, load_config, load_tokenizer
 from tpu_tgi import demo_model
 
 DIRECTORY = Path(__file__).parents[2] / "models" / "SmolLM2-135M-Instruct"

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from support import engines
-from support.checkpoints import ARCHITECTURES, Expected, generate, save
+from support.checkpoints import RECIPES, Expected, generate, save
 from support.driver import Driver, Run
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.model.architectures import SUPPORTED_MODEL_TYPES
@@ -60,4 +60,4 @@ def assert_same(run: Run, expected: Expected) -> None:
 
 
 def test_every_architecture_that_is_claimed_has_a_checkpoint_here() -> None:
-    assert set(ARCHITECTURES) == set(SUPPORTED_MODEL_TYPES)
+    assert set(RECIPES) == set(SUPPORTED_MODEL_TYPES)

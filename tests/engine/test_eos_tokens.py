@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoConfig
 
 from support import small_tokenizers
-from text_generation_server.model.architectures import eos_token_ids
+from text_generation_server.model.configuration import eos_token_ids
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from support import engines
 from support.checkpoints import save
 from text_generation_server.errors import UnsupportedModelError
-from text_generation_server.model.architectures import SUPPORTED_MODEL_TYPES, load_config, load_tokenizer
+from text_generation_server.model.architectures import SUPPORTED_MODEL_TYPES
+from text_generation_server.model.configuration import load_config, load_tokenizer
 
 
 @pytest.fixture

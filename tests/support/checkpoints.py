@@ -25,7 +25,7 @@ SIZES: dict[str, Any] = {
 # Shorter than the sequences that the tests make, so that old tokens fall out of it.
 WINDOW = 16
 
-ARCHITECTURES: dict[str, dict[str, Any]] = {
+RECIPES: dict[str, dict[str, Any]] = {
     "cohere": {"logit_scale": 0.5},
     "gemma": {},
     "gemma2": {"sliding_window": WINDOW, "query_pre_attn_scalar": 16},
@@ -60,7 +60,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 def save(model_type: str, directory: Path, **changes: Any) -> Path:
     """Writes a random checkpoint of an architecture."""
     sizes = {key: value for key, value in SIZES.items() if model_type != "gpt2" or key in GPT2_SIZES}
-    config = AutoConfig.for_model(model_type, **{**sizes, **ARCHITECTURES.get(model_type, {}), **changes})
+    config = AutoConfig.for_model(model_type, **{**sizes, **RECIPES.get(model_type, {}), **changes})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.save_pretrained(directory)

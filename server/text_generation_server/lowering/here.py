@@ -6,7 +6,7 @@ from pathlib import Path
 from text_generation_server.lowering.lowered import LoweredProgram
 from text_generation_server.lowering.placed import PlacedModel
 from text_generation_server.lowering.request import ProgramOptions
-from text_generation_server.model.architectures import eos_token_ids, load_config, load_tokenizer
+from text_generation_server.model.configuration import eos_token_ids, load_config, load_tokenizer
 from text_generation_server.model.description import ModelDescription, ModelSource, TextFacts
 from text_generation_server.text.tokenizer import ModelTokenizer
 

@@ -1,117 +1,58 @@
-"""Which models are supported, and what is read of their configuration.
+"""The model types that are served: one line each. No torch and no transformers here.
 
-Models are transformers' own classes, unmodified. An architecture is listed here once a test compares its
-tokens with transformers' `generate`.
+Models are transformers' own classes, unmodified. A line is added once the test that it names compares the
+model's tokens with transformers' `generate`. docs/models.md is made from this table.
 """
 
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
-
-from text_generation_server.errors import UnsupportedModelError
-from text_generation_server.model.checkpoint import first_line
-
-SUPPORTED_MODEL_TYPES = (
-    "cohere",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "gpt2",
-    "gpt_neox",
-    "granite",
-    "llama",
-    "mistral",
-    "olmo2",
-    "phi3",
-    "qwen2",
-    "qwen3",
-    "starcoder2",
-)
-# Of these each position has one frequency. "dynamic" and "longrope" choose frequencies by the longest
-# sequence of the batch, so a request's tokens would depend on its neighbours.
-SUPPORTED_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+PARITY = "test_an_architecture_generates_what_transformers_generates"
+"""Of tests/engine/test_architectures.py, which runs every line."""
 
 
-def load_config(directory: Path) -> Any:
-    """The checkpoint's config, if this server can run it.
-
-    Raises:
-        UnsupportedModelError: not a checkpoint, or an architecture, rotary embedding or quantisation that
-            is not supported; the message lists what is.
+@dataclass(frozen=True)
+class Architecture:
+    """Attributes:
+    model_type: as config.json has it.
+    family: the models that people know it by.
+    special: what sets it apart from Llama, which is what the test has to meet.
+    test: the name of the test that compares its tokens with those of transformers.
     """
-    if not (directory / "config.json").is_file():
-        raise UnsupportedModelError(
-            f"no config.json in {directory}: give a model id or a directory with a checkpoint"
-        )
-    try:
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as error:
-        raise UnsupportedModelError(
-            f"config.json in {directory} cannot be read: {error}. Supported model types: {supported()}"
-        ) from error
-    if config.model_type not in SUPPORTED_MODEL_TYPES:
-        raise UnsupportedModelError(
-            f"model type {config.model_type!r} is not supported. Supported: {supported()}"
-        )
-    for architecture in config.architectures or []:
-        if not architecture.endswith(("ForCausalLM", "LMHeadModel")):
-            raise UnsupportedModelError(
-                f"{architecture} does not generate text; a ...ForCausalLM checkpoint of a supported model type works"
-            )
-    if getattr(config, "quantization_config", None) is not None:
-        raise UnsupportedModelError(
-            "quantized checkpoints are not supported (quantization_config in config.json); "
-            "use the float16, bfloat16 or float32 checkpoint of this model"
-        )
-    for rope_type in rope_types(getattr(config, "rope_parameters", None)):
-        if rope_type not in SUPPORTED_ROPE_TYPES:
-            raise UnsupportedModelError(
-                f"rotary embedding type {rope_type!r} is not supported: its frequencies depend on the longest request "
-                f"of the batch. Supported: {', '.join(SUPPORTED_ROPE_TYPES)}"
-            )
-    return config
+
+    model_type: str
+    family: str
+    special: str
+    test: str = PARITY
+
+
+ARCHITECTURES = (
+    Architecture("cohere", "Command R", "attention and MLP in parallel, interleaved rotary, scaled logits"),
+    Architecture("gemma", "Gemma, CodeGemma", "scaled embeddings, norms of 1 + weight"),
+    Architecture("gemma2", "Gemma 2", "sliding windows, bounded scores and logits"),
+    Architecture(
+        "gemma3_text",
+        "Gemma 3, text only",
+        "sliding windows, two rotary frequencies, normed queries and keys",
+    ),
+    Architecture("gpt2", "GPT-2", "learned positions, transposed linear layers, biases"),
+    Architecture(
+        "gpt_neox", "GPT-NeoX, Pythia", "partial rotary, parallel residual, fused queries, keys and values"
+    ),
+    Architecture("granite", "Granite 3", "multipliers of embeddings, scores, residuals and logits"),
+    Architecture("llama", "Llama 1 to 3.3, SmolLM, TinyLlama, Yi, and others", "grouped key heads"),
+    Architecture("mistral", "Mistral 7B, Mistral Nemo, Mistral Small", "sliding window"),
+    Architecture("olmo2", "OLMo 2", "norms after attention and MLP, normed queries and keys"),
+    Architecture("phi3", "Phi-3, Phi-4", "fused projections"),
+    Architecture(
+        "qwen2", "Qwen 1.5, Qwen 2, Qwen 2.5, QwQ", "biases of queries, keys and values, sliding windows"
+    ),
+    Architecture("qwen3", "Qwen 3", "normed queries and keys"),
+    Architecture("starcoder2", "StarCoder 2", "biases, sliding window, layer norm"),
+)
+
+SUPPORTED_MODEL_TYPES = tuple(architecture.model_type for architecture in ARCHITECTURES)
 
 
 def supported() -> str:
+    """The list for messages."""
     return ", ".join(SUPPORTED_MODEL_TYPES)
-
-
-def rope_types(parameters: dict[str, Any] | None) -> set[str]:
-    """The kinds of rotary embedding; models with two kinds of layers keep one set of parameters for each."""
-    if not parameters:
-        return set()
-    nested = [value for value in parameters.values() if isinstance(value, dict)]
-    found = set().union(*(rope_types(value) for value in nested))
-    return found or {parameters.get("rope_type", "default")}
-
-
-def load_tokenizer(directory: Path) -> Any:
-    """The fast tokenizer of a checkpoint.
-
-    Raises:
-        UnsupportedModelError: there is none.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except Exception as error:
-        # As with weights: many kinds of errors, one meaning.
-        raise UnsupportedModelError(
-            f"the tokenizer in {directory} cannot be loaded: {first_line(error)}"
-        ) from error
-    if not tokenizer.is_fast:
-        raise UnsupportedModelError(
-            f"{directory} has no tokenizer.json, and its tokenizer cannot be converted to a fast one; "
-            "save it with transformers' PreTrainedTokenizerFast.save_pretrained"
-        )
-    return tokenizer
-
-
-def eos_token_ids(directory: Path, config: Any, tokenizer: Any) -> frozenset[int]:
-    """All tokens that end a text: those of generation_config.json (or config.json), and the tokenizer's own."""
-    if (directory / "generation_config.json").is_file():
-        declared = GenerationConfig.from_pretrained(directory).eos_token_id
-    else:
-        declared = config.eos_token_id
-    ids = {declared} if isinstance(declared, int) else set(declared or ())
-    return frozenset(ids | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()))

@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from text_generation_server.engine import attention
 from text_generation_server.errors import UnsupportedModelError
-from text_generation_server.model.architectures import load_config
+from text_generation_server.model.configuration import load_config
 from text_generation_server.model.description import ModelSource, ModuleFacts
 from text_generation_server.model.sharding import Parallel, parallel_layers
 

@@ -1,0 +1,94 @@
+"""What is read of a checkpoint beside its weights: configuration, tokenizer, and the tokens that end a text."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.model.architectures import SUPPORTED_MODEL_TYPES, supported
+from text_generation_server.model.checkpoint import first_line
+
+# Of these each position has one frequency. "dynamic" and "longrope" choose frequencies by the longest
+# sequence of the batch, so a request's tokens would depend on its neighbours.
+SUPPORTED_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+
+
+def load_config(directory: Path) -> Any:
+    """The checkpoint's config, if this server can run it.
+
+    Raises:
+        UnsupportedModelError: not a checkpoint, or an architecture, rotary embedding or quantisation that
+            is not supported; the message lists what is.
+    """
+    if not (directory / "config.json").is_file():
+        raise UnsupportedModelError(
+            f"no config.json in {directory}: give a model id or a directory with a checkpoint"
+        )
+    try:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    except (ValueError, OSError, KeyError) as error:
+        raise UnsupportedModelError(
+            f"config.json in {directory} cannot be read: {error}. Supported model types: {supported()}"
+        ) from error
+    if config.model_type not in SUPPORTED_MODEL_TYPES:
+        raise UnsupportedModelError(
+            f"model type {config.model_type!r} is not supported. Supported: {supported()}"
+        )
+    for architecture in config.architectures or []:
+        if not architecture.endswith(("ForCausalLM", "LMHeadModel")):
+            raise UnsupportedModelError(
+                f"{architecture} does not generate text; a ...ForCausalLM checkpoint of a supported model type works"
+            )
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnsupportedModelError(
+            "quantized checkpoints are not supported (quantization_config in config.json); "
+            "use the float16, bfloat16 or float32 checkpoint of this model"
+        )
+    for rope_type in rope_types(getattr(config, "rope_parameters", None)):
+        if rope_type not in SUPPORTED_ROPE_TYPES:
+            raise UnsupportedModelError(
+                f"rotary embedding type {rope_type!r} is not supported: its frequencies depend on the longest request "
+                f"of the batch. Supported: {', '.join(SUPPORTED_ROPE_TYPES)}"
+            )
+    return config
+
+
+def rope_types(parameters: dict[str, Any] | None) -> set[str]:
+    """The kinds of rotary embedding; models with two kinds of layers keep one set of parameters for each."""
+    if not parameters:
+        return set()
+    nested = [value for value in parameters.values() if isinstance(value, dict)]
+    found = set().union(*(rope_types(value) for value in nested))
+    return found or {parameters.get("rope_type", "default")}
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The fast tokenizer of a checkpoint.
+
+    Raises:
+        UnsupportedModelError: there is none.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except Exception as error:
+        # As with weights: many kinds of errors, one meaning.
+        raise UnsupportedModelError(
+            f"the tokenizer in {directory} cannot be loaded: {first_line(error)}"
+        ) from error
+    if not tokenizer.is_fast:
+        raise UnsupportedModelError(
+            f"{directory} has no tokenizer.json, and its tokenizer cannot be converted to a fast one; "
+            "save it with transformers' PreTrainedTokenizerFast.save_pretrained"
+        )
+    return tokenizer
+
+
+def eos_token_ids(directory: Path, config: Any, tokenizer: Any) -> frozenset[int]:
+    """All tokens that end a text: those of generation_config.json (or config.json), and the tokenizer's own."""
+    if (directory / "generation_config.json").is_file():
+        declared = GenerationConfig.from_pretrained(directory).eos_token_id
+    else:
+        declared = config.eos_token_id
+    ids = {declared} if isinstance(declared, int) else set(declared or ())
+    return frozenset(ids | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()))
