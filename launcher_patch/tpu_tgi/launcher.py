@@ -159,7 +159,7 @@ async def start_router(
     listener: socket.socket,
 ) -> Router:
     """Returns when the shard is warm. Raises RouterStartError."""
-    async with answering_503(listener, shard.progress):
+    async with answering_503(listener, shard.progress, page=settings.router.page):
         await shard.wait_for_socket(socket_path)
         return await Router.start(settings.router, socket_path, texts)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from text_generation_server.errors import InvalidSettingError
 from tpu_tgi.logs import level_of
 from tpu_tgi.options.command import Choices
+from tpu_tgi.options.server import Page
 from tpu_tgi.options.stock_only import refuse_stock_only
 from tpu_tgi.parameters.derivation import Parameters
 from tpu_tgi.router.settings import RouterSettings
@@ -59,6 +60,7 @@ def launcher_settings(choices: Choices, parameters: Parameters) -> LauncherSetti
         "max_concurrent_requests": parameters.max_concurrent_requests,
         "api_keys": read_keys(values["api_key_file"]),
         "cors_allow_origin": tuple(values["cors_allow_origin"]),
+        "page": values["page"] is Page.ON,
         "compute_type": compute_type(choices.environment.get("COMPUTE_TYPE")),
     }
     return LauncherSettings(

@@ -4,9 +4,12 @@ import asyncio
 import json
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from email.parser import BytesHeaderParser
+
+from tpu_tgi.page.files import File, find
 
 PROGRAMS = re.compile(r"Warm-up (\d+/\d+):")
 
@@ -29,27 +32,37 @@ class Progress:
         """The whole response, to whatever was asked."""
         status = "loading the model" if self.programs is None else "warming up"
         body = json.dumps({"status": status, "programs": self.programs}).encode()
-        head = (
-            "HTTP/1.1 503 Service Unavailable\r\n"
-            "content-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n"
-            f"retry-after: {RETRY_SECONDS}\r\n"
-            "connection: close\r\n\r\n"
-        )
-        return head.encode() + body
+        headers = {"content-type": "application/json", "retry-after": str(RETRY_SECONDS)}
+        return response("503 Service Unavailable", headers, body)
+
+
+def response(status: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    fields = {**headers, "content-length": str(len(body)), "connection": "close"}
+    lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def wanted_file(head: bytes) -> File | None:
+    """The file of the page that a request asks for; None if it asks for something else."""
+    line, _, fields = head.partition(b"\r\n")
+    method, path, *_ = [*line.decode("latin-1").split(" "), "", ""]
+    accept = BytesHeaderParser().parsebytes(fields).get("accept", "")
+    return find(path, accept) if method == "GET" else None
 
 
 @asynccontextmanager
-async def answering_503(listener: socket.socket, progress: Progress) -> AsyncIterator[None]:
-    """Answers on the bound socket `listener` until the block is left.
+async def answering_503(listener: socket.socket, progress: Progress, *, page: bool) -> AsyncIterator[None]:
+    """Answers on the bound socket `listener` until the block is left; with `page`, browsers get that, which shows the
+    progress.
 
     The socket stays open: who connects between this and the service waits for the service.
     """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), HEAD_SECONDS)
-            writer.write(progress.answer())
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), HEAD_SECONDS)
+            file = wanted_file(head) if page else None
+            writer.write(response("200 OK", file.headers, file.content) if file else progress.answer())
             await writer.drain()
         writer.close()
 

@@ -5,7 +5,9 @@ import json
 import os
 import signal
 import sys
+import time
 from argparse import ArgumentParser
+from pathlib import Path
 
 from front.fake_shard import FakeShard
 
@@ -49,6 +51,10 @@ def main() -> None:
         sys.exit(3)
     if "FAKE_NEVER_READY" in os.environ:
         signal.pause()
+    if (programs := os.environ.get("FAKE_PROGRAMS")) is not None:
+        log("INFO", f"Warm-up {programs}: decode of 64 tokens")
+    while (gate := os.environ.get("FAKE_WAITS_FOR")) is not None and not Path(gate).exists():
+        time.sleep(0.02)
     if arguments.command == "serve":
         asyncio.run(serve(f"{arguments.uds_path}-0"))
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
+
 from front.running_front import wait_until
 
 TESTS = Path(__file__).parents[1]
@@ -51,6 +53,18 @@ class Launched:
     def wait_until_ready(self) -> None:
         wait_until(lambda: "Ready: " in self.output or self.process.poll() is not None, 20)
         assert self.process.poll() is None, self.output
+
+    def wait_until_answering(self) -> None:
+        """Returns when there is HTTP, whatever it says."""
+        wait_until(lambda: self.answers() or self.process.poll() is not None, 20)
+        assert self.process.poll() is None, self.output
+
+    def answers(self) -> bool:
+        try:
+            httpx.get(f"{self.url}/health")
+        except httpx.ConnectError:
+            return False
+        return True
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)

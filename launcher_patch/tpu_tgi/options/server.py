@@ -1,8 +1,18 @@
 """Addresses, access and log of the service, and this launcher itself."""
 
+from enum import StrEnum
+
 from tpu_tgi.options.option import Option, Panel
 
 LAST_PORT = 65535
+
+
+class Page(StrEnum):
+    """Whether there is a page for people."""
+
+    ON = "on"
+    OFF = "off"
+
 
 SERVER = (
     Option(
@@ -43,6 +53,28 @@ SERVER = (
         "File with a key on each line; other users of the machine can see --api-key in the list of processes.",
         unit="FILE",
         own=True,
+    ),
+    Option(
+        "--page",
+        Panel.SERVER,
+        Page,
+        "Whether browsers get a page to try the model at the address of the service: on or off. The stock router has "
+        "none.",
+        unit="on/off",
+        default=Page.ON,
+        own=True,
+    ),
+    Option(
+        "--page-port",
+        Panel.SERVER,
+        int,
+        "Port on which that page is served beside the stock router, in a process that passes everything else on to it.",
+        unit="PORT",
+        otherwise="no page beside the stock router",
+        least=1,
+        most=LAST_PORT,
+        own=True,
+        stock_only=True,
     ),
     Option(
         "--cors-allow-origin",

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tpu_tgi.page.serving import WithPage
 from tpu_tgi.router.body import RejectedBodyError, reject
 from tpu_tgi.router.context import RouterContext
 from tpu_tgi.router.errors import RequestError
@@ -34,6 +35,7 @@ def make_app(context: RouterContext) -> Starlette:
         ],
         middleware=[
             Middleware(RequestLog),
+            *(page(context) if settings.page else []),
             Middleware(
                 CORSMiddleware,
                 allow_origins=settings.cors_allow_origin or ("*",),
@@ -52,6 +54,11 @@ def make_app(context: RouterContext) -> Starlette:
     app.state.context = context
     app.state.openapi = document(OPERATIONS, guarded=bool(settings.keys))
     return app
+
+
+def page(context: RouterContext) -> list[Middleware]:
+    keys = context.settings.keys
+    return [Middleware(WithPage, slots=context.limits.slots, needs_key=bool(keys))]
 
 
 def guarded(handler: Handler, keys: tuple[str, ...]) -> Handler:

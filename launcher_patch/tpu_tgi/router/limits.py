@@ -16,6 +16,7 @@ class ServingLimits:
     """In tokens, but for the last; the batch limits are those of one prefill and of all that the shard holds.
 
     Attributes:
+        slots: requests that run at once.
         max_concurrent_requests: requests that run or wait.
     """
 
@@ -23,6 +24,7 @@ class ServingLimits:
     max_total_tokens: int
     max_batch_prefill_tokens: int
     max_batch_total_tokens: int
+    slots: int
     max_concurrent_requests: int
 
 
@@ -58,6 +60,7 @@ def agree(settings: RouterSettings, info: ShardInfo, shard: ShardLimits) -> Serv
         shard.max_total_tokens,
         prefill,
         total,
+        slots,
         settings.max_concurrent_requests or concurrent_requests(slots),
     )
     if limits.max_input_tokens >= limits.max_total_tokens:

@@ -8,6 +8,8 @@ import uuid
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tpu_tgi.page.files import PREFIX
+
 logger = logging.getLogger(__name__)
 
 HEADER = "x-request-id"
@@ -15,7 +17,7 @@ HEADER = "x-request-id"
 # What a client calls its request goes into log lines, so it has to be short and plain.
 ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
-# Probes and scrapes come every few seconds and say nothing.
+# Probes, scrapes and the page come every few seconds and say nothing.
 QUIET = ("/", "/health", "/ping", "/metrics")
 
 
@@ -49,7 +51,7 @@ class RequestLog:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            if not (scope["method"] in ("GET", "HEAD") and scope["path"] in QUIET and status == 200):
+            if not (scope["method"] in ("GET", "HEAD") and is_quiet(scope["path"]) and status == 200):
                 logger.log(
                     logging.WARNING if status >= 429 or status == 0 else logging.INFO,
                     "%s %s %s: %s, %d bytes, first after %.0f ms, all after %.0f ms",
@@ -62,6 +64,10 @@ class RequestLog:
                     first * 1000,
                     (time.perf_counter() - begin) * 1000,
                 )
+
+
+def is_quiet(path: str) -> bool:
+    return path in QUIET or path.startswith(PREFIX)
 
 
 def id_of(scope: Scope) -> str:

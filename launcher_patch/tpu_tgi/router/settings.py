@@ -27,6 +27,7 @@ class RouterSettings:
         disable_grammar_support: refuse requests that ask for a grammar.
         tokenizer_config_path: read instead of the model's own tokenizer_config.json.
         validation_workers: threads that tokenise prompts.
+        page: whether browsers get the page for people at `/`.
         compute_type: the response header `x-compute-type`; None names the shard's device.
     """
 
@@ -51,6 +52,7 @@ class RouterSettings:
     cors_allow_origin: tuple[str, ...] = ()
     disable_grammar_support: bool = False
     tokenizer_config_path: str | None = None
+    page: bool = True
     api_keys: tuple[str, ...] = field(default=(), repr=False)
 
     @property

@@ -15,6 +15,7 @@ from tpu_tgi.options.command import Choices
 from tpu_tgi.parameters.derivation import Parameters
 from tpu_tgi.settings import read_keys
 from tpu_tgi.stock.command import launcher_command, launcher_environment, refuse_what_it_does_not_know
+from tpu_tgi.stock.page import PageProcess
 from tpu_tgi.stock.ports import check_ports
 from tpu_tgi.stock.programs import StockPrograms
 
@@ -28,6 +29,7 @@ class StockLaunch:
     Attributes:
         command: the first word is the launcher's path.
         environment: complete.
+        page: the page for people, if somebody wants it.
         changed: the variables in which it differs from this process's; empty for those that were taken out.
     """
 
@@ -36,6 +38,7 @@ class StockLaunch:
     environment: Mapping[str, str]
     changed: Mapping[str, str]
     json_output: bool
+    page: PageProcess | None = None
 
     @classmethod
     def prepare(cls, programs: StockPrograms, choices: Choices, parameters: Parameters) -> Self:
@@ -55,6 +58,7 @@ class StockLaunch:
         environment = launcher_environment(programs, choices)
         if keys:
             environment["API_KEY"] = keys[0]
+        key_given = choices.values["api_key"] is not None
         before = choices.environment
         names = {*before, *environment}
         return cls(
@@ -63,19 +67,25 @@ class StockLaunch:
             environment,
             {name: environment.get(name, "") for name in names if environment.get(name) != before.get(name)},
             choices.values["json_output"],
+            PageProcess.prepare(
+                choices.values, parameters.batch_size, needs_key="API_KEY" in environment or key_given
+            ),
         )
 
     def describe(self) -> list[str]:
         shown = {
             name: "..." if name == "API_KEY" and value else value for name, value in self.changed.items()
         }
-        return command_section(str(self.programs), shown, without_key(self.command))
+        lines = command_section(str(self.programs), shown, without_key(self.command))
+        return lines if self.page is None else lines + command_section("The page", {}, self.page.command)
 
     def start(self, remarks: tuple[str, ...]) -> NoReturn:
         configure("INFO", self.json_output)
         log_remarks(remarks)
         logger.info("Starting %s", self.programs)
         sys.stdout.flush()
+        if self.page is not None:
+            self.page.start()
         os.execve(self.command[0], self.command, dict(self.environment))
 
 

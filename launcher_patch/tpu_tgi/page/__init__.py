@@ -1,0 +1,1 @@
+"""The page for people: a playground and a live view, in static files that a browser loads as they are."""
