@@ -34,7 +34,13 @@ def serve(
     ] = ServeFlags.uds_path,
     revision: Revision = None,
     sharded: Annotated[bool, typer.Option("--sharded", help="Not supported.")] = False,
-    quantize: Annotated[str | None, typer.Option(help="Not supported.")] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep linear layers in fewer bits: int8 (also as eetq or bitsandbytes) or fp8. Made while the weights "
+            "are loaded."
+        ),
+    ] = None,
     speculate: Annotated[int | None, typer.Option(help="Only 0 is supported.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float16, bfloat16 or float32; by default what suits the device.")

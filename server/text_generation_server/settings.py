@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from text_generation_server.errors import InvalidSettingError
+from text_generation_server.model.quantisation.scheme import NAMES
 from text_generation_server.sampling.parameters import WatermarkStrength
 
 DTYPES = ("float16", "bfloat16", "float32")
@@ -61,6 +62,7 @@ class Settings:
         model_id: a local directory, or the name of a repository on the hub.
         revision: branch, tag or commit on the hub; None is the default branch.
         dtype: of the weights, one of DTYPES; None leaves it to the engine.
+        quantize: in what linear layers are kept, a key of `quantisation.scheme.NAMES`; None: as they come.
         uds_path: without the rank; see `socket_path`.
         batch_size: number of slots, B; None: 4 on a CPU, the largest that fits on an accelerator.
         max_length: tokens of one slot, prompt and output together, T; None: min(2048, what the model allows).
@@ -79,6 +81,7 @@ class Settings:
     model_id: str
     revision: str | None = None
     dtype: str | None = None
+    quantize: str | None = None
     uds_path: str = ServeFlags.uds_path
     batch_size: int | None = None
     max_length: int | None = None
@@ -97,6 +100,11 @@ class Settings:
         """Raises InvalidSettingError for a value, or a combination, that cannot be honoured."""
         if self.dtype is not None and self.dtype not in DTYPES:
             raise InvalidSettingError(f"--dtype must be one of {', '.join(DTYPES)}. Given: {self.dtype}")
+        if self.quantize is not None and self.quantize not in NAMES:
+            raise InvalidSettingError(
+                f"--quantize must be one of {', '.join(NAMES)}. Given: {self.quantize}. The launcher also passes it, "
+                "unasked, when the model's config.json has a quantization_config: then use a checkpoint without one"
+            )
         if len(self.socket_path.encode()) > LONGEST_SOCKET_PATH:
             raise InvalidSettingError(
                 f"--uds-path is too long for a unix socket: {self.socket_path} has more than "
@@ -138,6 +146,7 @@ def read_settings(model_id: str, flags: ServeFlags, environment: Mapping[str, st
         model_id=model_id,
         revision=flags.revision,
         dtype=flags.dtype,
+        quantize=flags.quantize,
         uds_path=flags.uds_path,
         batch_size=one_integer(environment, "HF_BATCH_SIZE", "MAX_BATCH_SIZE"),
         max_length=one_integer(environment, "HF_SEQUENCE_LENGTH", "MAX_TOTAL_TOKENS"),
@@ -162,11 +171,6 @@ def refuse_unsupported(flags: ServeFlags, environment: Mapping[str, str]) -> Non
         raise InvalidSettingError(
             "More than one shard is not supported: one process serves one device. Start the launcher with "
             "--num-shard 1 (without it, the launcher counts the devices in CUDA_VISIBLE_DEVICES)"
-        )
-    if flags.quantize is not None:
-        raise InvalidSettingError(
-            f"--quantize {flags.quantize} is not supported. The launcher also passes it, unasked, when "
-            "the model's config.json has a quantization_config: then use a checkpoint without one"
         )
     if flags.speculate:
         raise InvalidSettingError(f"--speculate {flags.speculate} is not supported. Leave it out, or use 0")

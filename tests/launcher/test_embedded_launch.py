@@ -46,12 +46,12 @@ def test_the_stock_programs_are_used_if_both_are_in_path(
 @pytest.mark.parametrize(
     ("options", "variables", "name"),
     [
-        (["--quantize", "fp8"], {}, "--quantize"),
+        (["--speculate", "2"], {}, "--speculate"),
         (["--cuda-graphs=0"], {}, "--cuda-graphs=0"),
         (["--prometheus-port", "9100"], {}, "--prometheus-port"),
         (["--no-such-option"], {}, "--no-such-option"),
         (["word"], {}, "word"),
-        ([], {"QUANTIZE": "fp8"}, "QUANTIZE"),
+        ([], {"SPECULATE": "2"}, "SPECULATE"),
         ([], {"NGROK": "true"}, "NGROK"),
     ],
 )

@@ -48,6 +48,7 @@ class EngineOptions:
     batch_size: int | None
     max_length: int | None
     dtype: str | None
+    quantize: str | None
     scores_prompts: bool
     strength: WatermarkStrength
     adapters: Sequence[tuple[str, Path]]

@@ -81,8 +81,8 @@ def test_the_longest_prompt_may_come_from_the_launchers_environment_and_a_flag_w
 @pytest.mark.parametrize(
     ("environment", "flags", "named"),
     [
-        ({}, {"quantize": "gptq"}, ["--quantize gptq", "quantization_config"]),
-        ({}, {"quantize": "bitsandbytes-nf4"}, ["--quantize bitsandbytes-nf4"]),
+        ({}, {"quantize": "exl2"}, ["--quantize", "int8, eetq", "exl2", "quantization_config"]),
+        ({}, {"quantize": "bitsandbytes-nf4"}, ["--quantize", "bitsandbytes-nf4"]),
         ({}, {"speculate": 2}, ["--speculate 2"]),
         ({}, {"kv_cache_dtype": "fp8_e4m3fn"}, ["--kv-cache-dtype fp8_e4m3fn"]),
         ({}, {"sharded": True}, ["--num-shard 1"]),

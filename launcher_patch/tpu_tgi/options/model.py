@@ -48,6 +48,14 @@ MODEL = (
         otherwise="bfloat16 on a TPU, float32 on a CPU",
     ),
     Option(
+        "--quantize",
+        Panel.MODEL,
+        str,
+        "Keep linear layers in fewer bits: int8 (also eetq, bitsandbytes) or fp8.",
+        unit="FORMAT",
+        otherwise="as the model's files have them",
+    ),
+    Option(
         "--trust-remote-code",
         Panel.MODEL,
         bool,

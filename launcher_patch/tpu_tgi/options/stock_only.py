@@ -8,7 +8,6 @@ from tpu_tgi.options.table import OPTIONS
 # programs set these, and they say nothing to one process.
 STOCK_ONLY_VARIABLES = (
     "SHARDED",
-    "QUANTIZE",
     "SPECULATE",
     "KV_CACHE_DTYPE",
     "CUDA_GRAPHS",

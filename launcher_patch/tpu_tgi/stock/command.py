@@ -27,10 +27,15 @@ def launcher_command(
         if option.own or option in SHAPE:
             continue
         if option.name in ALWAYS or choices.sources.get(option.name) == option.flag:
-            command += arguments(option, choices.values[option.name])
+            command += arguments(option, stock_value(option, choices.values[option.name]))
     if prometheus_port is not None:
         command += ["--prometheus-port", str(prometheus_port)]
     return [*command, *choices.rest]
+
+
+def stock_value(option: Option, value: Any) -> Any:
+    """The stock launcher has another word for int8."""
+    return "eetq" if (option.name, value) == ("quantize", "int8") else value
 
 
 def shape_arguments(programs: StockPrograms, parameters: Parameters) -> list[str]:
@@ -69,7 +74,7 @@ def launcher_environment(programs: StockPrograms, choices: Choices) -> dict[str,
         if given and isinstance(value := choices.values[option.name], bool):
             environment[option.variable] = "true" if value else "false"
         elif given and option not in SHAPE:
-            environment[option.variable] = given
+            environment[option.variable] = stock_value(option, given)
     if "log_level" in choices.sources:
         level = choices.values["log_level"]
         environment["LOG_LEVEL"] = LEVELS.get(level.upper(), level.lower() if level.isalpha() else level)

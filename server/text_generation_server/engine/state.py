@@ -17,7 +17,16 @@ INTEGER_COLUMNS = ("top_k", "samples", "watermark", "seed_low", "seed_high")
 
 HeadsAndDim = tuple[int, int]
 
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int32": 4}
+ITEM_BYTES = {
+    "float32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "int32": 4,
+    "int8": 1,
+    "float8_e4m3fn": 1,
+    # Two share a byte.
+    "int4": 0.5,
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ class BatchShape:
 
     def position_bytes(self) -> int:
         """Keys and values of one token in all layers."""
-        return sum(math.prod(spec.shape[2:]) * ITEM_BYTES[spec.dtype] for spec in self.cache().values())
+        return int(sum(math.prod(spec.shape[2:]) * ITEM_BYTES[spec.dtype] for spec in self.cache().values()))
 
     def to_json(self) -> dict[str, Any]:
         return {**self.__dict__, "layout": self.layout.value}

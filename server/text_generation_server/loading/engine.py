@@ -29,6 +29,7 @@ from text_generation_server.model.adapters.stacking import check_fit, ranks, sta
 from text_generation_server.model.checkpoint import Checkpoint, first_line
 from text_generation_server.model.description import ModelDescription, ModelSource, TextFacts
 from text_generation_server.model.memory import LARGEST_BATCH, MemoryNeed
+from text_generation_server.model.quantisation.scheme import MADE
 from text_generation_server.model.sharding import Parallel, adapter_dimensions, cache_split
 from text_generation_server.runtime.cache import ProgramCache
 from text_generation_server.runtime.compiler import Compiler
@@ -54,6 +55,7 @@ class EngineOptions:
         dtype: "float16", "bfloat16" or "float32"; None for the device's own: float32 on a CPU, else bfloat16.
         scores_prompts: be ready to give the logprobs of prompts.
         strength: of watermarks.
+        quantize: in what linear layers are kept, a name of `quantisation.scheme.MADE`; None: in `dtype`.
         adapters: name, as requests have it, and directory of each LoRA adapter.
         skip_warmup: compile each program when it is first needed, for debugging.
         hang_seconds: after so long a call of the device counts as hanging.
@@ -64,6 +66,7 @@ class EngineOptions:
     batch_size: int | None = None
     max_length: int | None = None
     dtype: str | None = None
+    quantize: str | None = None
     scores_prompts: bool = False
     strength: WatermarkStrength = DEFAULT_WATERMARK
     adapters: Sequence[tuple[str, Path]] = ()
@@ -177,7 +180,9 @@ class EngineLoader:
             transposed=self.mesh.is_cpu,
             own_head=self.checkpoint.has_own_head(),
             adapter_ranks=ranks(self._adapters),
+            quantize=options.quantize,
         )
+        self._scheme = MADE[options.quantize] if options.quantize else None
         self._model_key = model_key(self.source)
         self.description = self._described()
         check_tensors(self.description, self.checkpoint)
@@ -219,7 +224,7 @@ class EngineLoader:
                     return self.load(progress, smaller)
             self._require_memory(need, batch_size, length, free)
         try:
-            weights = load_weights(self.description, self.checkpoint, self.mesh, self.sharding)
+            weights = load_weights(self.description, self.checkpoint, self.mesh, self.sharding, self._scheme)
             for layer, stack in self._stacks.items():
                 weights |= {
                     name: self.mesh.send(array, self.sharding.weight(name, array.shape))

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from text_generation_server.engine.sharding import Sharding
 from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.loading.layers import LayerReader
 from text_generation_server.model.checkpoint import Checkpoint, OpenCheckpoint
 from text_generation_server.model.description import ModelDescription, WeightSpec
+from text_generation_server.model.quantisation.scheme import Scheme
 from text_generation_server.runtime.mesh import Buffer, DeviceMesh
 
 NUMBERS = ("F64", "F32", "F16", "BF16")
@@ -27,6 +29,8 @@ PROGRESS_SECONDS = 5.0
 def check_tensors(description: ModelDescription, checkpoint: Checkpoint) -> None:
     """Raises UnsupportedModelError for the first tensor whose shape or dtype does not fit; reads no values."""
     for name, weight in description.weights.items():
+        if weight.part not in (None, "weight"):
+            continue  # It comes from the same tensor.
         wanted = tuple(reversed(weight.shape)) if weight.transposed else weight.shape
         given, kind = checkpoint.shapes[weight.source], checkpoint.kind(weight.source)
         if given != wanted:
@@ -42,9 +46,16 @@ def check_tensors(description: ModelDescription, checkpoint: Checkpoint) -> None
 
 
 def load_weights(
-    description: ModelDescription, checkpoint: Checkpoint, mesh: DeviceMesh, sharding: Sharding
+    description: ModelDescription,
+    checkpoint: Checkpoint,
+    mesh: DeviceMesh,
+    sharding: Sharding,
+    scheme: Scheme | None = None,
 ) -> dict[str, Buffer]:
     """All weights on the devices, in the layout and dtype of the programs, by name; each device gets its part.
+
+    Args:
+        scheme: in which linear layers are kept; None: as other weights.
 
     Raises:
         UnsupportedModelError: a file is damaged.
@@ -54,9 +65,11 @@ def load_weights(
     done = 0
     weights: dict[str, Buffer] = {}
     with checkpoint.opened() as tensors:
+        layers = LayerReader(tensors, scheme)
         for name, weight in description.weights.items():
+            read = layers.read_part if weight.part is not None else partial(read_part, tensors)
             partition = sharding.weight(name, weight.shape)
-            weights[name] = mesh.assemble(weight.shape, partition, partial(read_part, tensors, weight))
+            weights[name] = mesh.assemble(weight.shape, partition, partial(read, weight))
             done += weight.nbytes
             if time.monotonic() - reported > PROGRESS_SECONDS:
                 reported = time.monotonic()

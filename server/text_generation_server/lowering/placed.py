@@ -1,6 +1,7 @@
 """A model on placeholders: what programs are recorded with, and the description that is found on the way."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ from text_generation_server.lowering.request import ProgramOptions
 from text_generation_server.model.building import BuiltModel
 from text_generation_server.model.description import ModelDescription, ModelSource, WeightSpec
 from text_generation_server.model.linear import store_transposed
+from text_generation_server.model.quantisation.linear import PartFacts, quantise
+from text_generation_server.model.quantisation.scheme import MADE, Scheme
 from text_generation_server.model.served import AdapterTensors, ServedModel
-from text_generation_server.model.sharding import split_dimensions
+from text_generation_server.model.sharding import quantised_dimensions, split_dimensions
 
 
 class PlacedModel:
@@ -31,8 +34,9 @@ class PlacedModel:
         """Raises UnsupportedModelError: see `model.building`, or the model needs what attention here cannot do."""
         built = BuiltModel(source)
         self._weights = recording.Placeholders()
+        parts = quantise(built.model, partial(scheme_of, source), getattr(torch, source.dtype))
         originals = store_transposed(built.model) if source.transposed else {}
-        weights = self._place(built, originals)
+        weights = self._place(built, originals, parts)
         stacks = {
             layer: self._adapter(layer, built.modules[layer].linear, rank, source.dtype)
             for layer, rank in source.adapter_ranks.items()
@@ -58,7 +62,9 @@ class PlacedModel:
             program = catalogue.build(name, self._model, options.shape, options.strength)
             yield recording.record(program, self._weights, exact_float32=options.exact_float32)
 
-    def _place(self, built: BuiltModel, originals: dict[int, torch.Tensor]) -> dict[str, WeightSpec]:
+    def _place(
+        self, built: BuiltModel, originals: dict[int, torch.Tensor], parts: dict[int, PartFacts]
+    ) -> dict[str, WeightSpec]:
         """Replaces parameters and persistent buffers by placeholders, and moves the other buffers to the device."""
         names = {id(tensor): name for name, tensor in named_tensors(built.model)}
         shared: dict[int, Any] = {}
@@ -73,16 +79,19 @@ class PlacedModel:
                         continue
                     if id(tensor) not in shared:
                         name = names[id(tensor)]
-                        shape = tuple(tensor.shape)
-                        dtype = str(tensor.dtype).removeprefix("torch.")
+                        shape, part = tuple(tensor.shape), parts.get(id(tensor))
+                        parallel = built.parallel(layer)
+                        if part is not None:
+                            source, dtype, turned = built.sources[part.weight], part.dtype, part.outputs_first
+                            split = quantised_dimensions(parallel, part.scheme, part.part)
+                        else:
+                            split = split_dimensions(parallel, type(module).__name__, key)
+                            dtype = str(tensor.dtype).removeprefix("torch.")
+                            source, turned = built.sources[name], id(tensor) in originals
                         weights[name] = WeightSpec(
-                            built.sources[name],
-                            shape,
-                            dtype,
-                            id(tensor) in originals,
-                            split_dimensions(built.parallel(layer), type(module).__name__, key),
+                            source, shape, dtype, turned, split, part.part if part else None
                         )
-                        shared[id(tensor)] = self._weights.make(name, shape, tensor.dtype)
+                        shared[id(tensor)] = self._weights.make(name, shape, tensor.dtype, dtype)
                     placed = shared[id(tensor)]
                     if tensors is module._parameters:
                         # Wrapping in a parameter makes another tensor of the same data: its id is what programs meet.
@@ -98,6 +107,11 @@ class PlacedModel:
             self._weights.make(f"lora.{layer}.up", (rank, outputs), kind),
             self._weights.make(f"lora.{layer}.owners", (rank,), torch.int32),
         )
+
+
+def scheme_of(source: ModelSource, layer: str) -> Scheme | None:
+    """In what a linear layer is kept; None: in the dtype of the model."""
+    return None if source.quantize is None else MADE[source.quantize]
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

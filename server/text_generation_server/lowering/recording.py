@@ -32,8 +32,14 @@ class Placeholders:
 
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
+        self._dtypes: dict[str, str] = {}
 
-    def make(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def make(
+        self, name: str, shape: tuple[int, ...], dtype: torch.dtype, on_device: str | None = None
+    ) -> Tensor:
+        """`on_device`: the dtype that it has there, if torch_xla does not know that one, see `Parameter`."""
+        if on_device is not None:
+            self._dtypes[name] = on_device
         placeholder: Tensor = xla_builder.create_placeholder_tensor(shape, dtype)
         self._names[_XLAC._xla_get_tensor_id(placeholder)] = name
         return placeholder
@@ -49,6 +55,10 @@ class Placeholders:
 
     def name(self, tensor_id: int) -> str | None:
         return self._names.get(tensor_id)
+
+    def dtype(self, name: str, recorded: str) -> str:
+        """What it has on the device."""
+        return self._dtypes.get(name, recorded)
 
 
 def device() -> torch.device:
@@ -111,7 +121,7 @@ def parameter_of(
     if (name := arguments.name(tensor_id)) is not None:
         return Parameter("argument", name, shape, dtype)
     if (name := weights.name(tensor_id)) is not None:
-        return Parameter("weight", name, shape, dtype)
+        return Parameter("weight", name, shape, weights.dtype(name, dtype))
     return Parameter("constant", str(constants), shape, dtype)
 
 

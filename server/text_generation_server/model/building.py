@@ -4,16 +4,16 @@ import re
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-from transformers.pytorch_utils import Conv1D
 
 from text_generation_server.engine import attention
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.model.configuration import load_config
 from text_generation_server.model.description import ModelSource, ModuleFacts
+from text_generation_server.model.linear import linear_shape
 from text_generation_server.model.sharding import Parallel, parallel_layers
 
 
@@ -125,12 +125,3 @@ def fill_buffers(model: Any, sources: dict[str, str]) -> None:
             if buffer is not None and name in module._non_persistent_buffers_set:
                 module._buffers[name] = torch.empty_like(buffer, device="cpu")
     model.initialize_weights()
-
-
-def linear_shape(layer: nn.Module) -> tuple[int, int] | None:
-    """Inputs and outputs of a linear layer, GPT-2's transposed kind included; None for other layers."""
-    if isinstance(layer, nn.Linear):
-        return layer.in_features, layer.out_features
-    if isinstance(layer, Conv1D):
-        return layer.nx, layer.nf
-    return None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from text_generation_server.engine.state import ITEM_BYTES, HeadsAndDim
+from text_generation_server.model.quantisation.scheme import Part
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class WeightSpec:
         dtype: on the device.
         transposed: the checkpoint has [shape[1], shape[0]].
         split: the dimensions that may be split over chips, the best first, see `model.sharding`.
+        part: of a layer in fewer bits: which of its tensors this is, see `model.quantisation.scheme`; None: of others.
     """
 
     source: str
@@ -29,10 +31,11 @@ class WeightSpec:
     dtype: str
     transposed: bool = False
     split: tuple[int, ...] = ()
+    part: Part | None = None
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        return int(math.prod(self.shape) * ITEM_BYTES[self.dtype])
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ class ModelSource:
         transposed: linear layers keep their weight as [inputs, outputs], which XLA on a CPU wants.
         own_head: the checkpoint has a head that differs from the embedding, whatever config.json says.
         adapter_ranks: by linear layer, the ranks of all LoRA adapters together.
+        quantize: in what linear layers are kept, a name of `quantisation.scheme.MADE`; None: in `dtype`.
     """
 
     directory: Path
@@ -135,6 +139,7 @@ class ModelSource:
     transposed: bool
     own_head: bool
     adapter_ranks: dict[str, int]
+    quantize: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "directory": str(self.directory)}

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 
 class TransposedLinear(nn.Module):
@@ -59,3 +60,17 @@ def store_transposed(model: nn.Module) -> dict[int, Tensor]:
             if type(child) is nn.Embedding and id(child.weight) in replaced:
                 setattr(parent, name, TransposedEmbedding(replaced[id(child.weight)]))
     return originals
+
+
+def linear_shape(layer: nn.Module) -> tuple[int, int] | None:
+    """Inputs and outputs of a linear layer, GPT-2's transposed kind included; None for other layers."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    if isinstance(layer, Conv1D):
+        return layer.nx, layer.nf
+    return None
+
+
+def stores_outputs_first(layer: nn.Module) -> bool:
+    """Whether the weight of a linear layer is [outputs, inputs], or else as Conv1D has it."""
+    return isinstance(layer, nn.Linear)

@@ -11,6 +11,7 @@ from enum import Enum
 
 from text_generation_server.engine.sharding import CacheSplit
 from text_generation_server.engine.state import HeadsAndDim
+from text_generation_server.model.quantisation.scheme import Part, Scheme
 
 
 class Parallel(Enum):
@@ -36,6 +37,7 @@ LINEAR_DIMENSIONS = {
     "Linear": (0, 1),
     "TransposedLinear": (1, 0),
     "Conv1D": (1, 0),
+    "QuantisedLinear": (1, 0),
 }
 EMBEDDING_DIMENSIONS = {"TransposedEmbedding": (1, 0)}
 """Vocabulary and width of the table; of all other classes (0, 1)."""
@@ -75,6 +77,17 @@ def split_dimensions(parallel: Parallel | None, layer_class: str, tensor: str) -
     if tensor == "bias":
         return () if parallel is Parallel.INPUTS else (0,)
     return (inputs, outputs) if parallel is Parallel.INPUTS else (outputs, inputs)
+
+
+def quantised_dimensions(parallel: Parallel | None, scheme: Scheme, part: Part) -> tuple[int, ...]:
+    """The same of a part of the weight of a layer in fewer bits; groups of inputs stay whole."""
+    if parallel not in (Parallel.OUTPUTS, Parallel.INPUTS) or part == "order":
+        return ()
+    outputs = len(scheme.shapes(1, 1)[part]) - 1
+    if parallel is Parallel.OUTPUTS:
+        return (outputs, 0)
+    # One scale for all inputs is needed by each chip.
+    return () if part == "scales" and scheme.group is None else (0, outputs)
 
 
 def adapter_dimensions(parallel: Parallel | None, part: str) -> tuple[int, ...]:

@@ -119,7 +119,7 @@ def as_exported(program: LoweredProgram) -> export.Exported:
     return replace(
         model,
         fun_name=program.name,
-        mlir_module_serialized=counted_on_the_device(program.stablehlo),
+        mlir_module_serialized=completed(program),
         out_avals=results,
         out_tree=jax.tree.structure(tuple(range(len(results)))),
         out_shardings_hlo=none,
@@ -133,29 +133,56 @@ SHORTEST_IOTA = 32
 """Constants of fewer numbers are left alone."""
 
 
-def counted_on_the_device(artifact: bytes) -> bytes:
-    """The module with 0, 1, 2, ... as the operation iota, where torch_xla wrote the numbers down.
+def completed(program: LoweredProgram) -> bytes:
+    """The module with counting done on the device, and the dtypes that torch_xla does not know."""
+    context = mlir.make_ir_context()
+    with context, ir.Location.unknown():
+        module = stablehlo.deserialize_portable_artifact(context, program.stablehlo)
+        count_on_the_device(module)
+        give_dtypes(module, program)
+        changed: bytes = stablehlo.serialize_portable_artifact(module, stablehlo.get_current_version())
+    return changed
+
+
+def count_on_the_device(module: Any) -> None:
+    """Makes 0, 1, 2, ... the operation iota, where torch_xla wrote the numbers down.
 
     XLA would fold what is computed of such constants: the masks of a prefill of 2048 tokens became 300 MB of a
     compiled program, and took most of the time of its compilation.
     """
-    context = mlir.make_ir_context()
-    with context, ir.Location.unknown():
-        module = stablehlo.deserialize_portable_artifact(context, artifact)
-        for operation in list(operations(module.body)):
-            if operation.name != "stablehlo.constant":
-                continue
-            result = operation.results[0]
-            kind = ir.RankedTensorType(result.type)
-            dimension = counts_up(kind, operation.attributes["value"])
-            if dimension is None:
-                continue
-            with ir.InsertionPoint(operation):
-                counted = stablehlo.IotaOp(kind, dimension)
-            result.replace_all_uses_with(counted.operation.results[0])
-            operation.erase()
-        changed: bytes = stablehlo.serialize_portable_artifact(module, stablehlo.get_current_version())
-    return changed
+    for operation in list(operations(module.body)):
+        if operation.name != "stablehlo.constant":
+            continue
+        result = operation.results[0]
+        kind = ir.RankedTensorType(result.type)
+        dimension = counts_up(kind, operation.attributes["value"])
+        if dimension is None:
+            continue
+        with ir.InsertionPoint(operation):
+            counted = stablehlo.IotaOp(kind, dimension)
+        result.replace_all_uses_with(counted.operation.results[0])
+        operation.erase()
+
+
+def give_dtypes(module: Any, program: LoweredProgram) -> None:
+    """Gives parameters that were recorded as int8 the dtype that they have on the device.
+
+    Raises RuntimeError if one is used otherwise than by a conversion: its result would be that of other numbers.
+    """
+    functions = [each for each in module.body.operations if each.operation.name == "func.func"]
+    (function,) = [each for each in functions if ir.StringAttr(each.attributes["sym_name"]).value == "main"]
+    (block,) = function.regions[0].blocks
+    for argument, parameter in zip(block.arguments, program.parameters, strict=True):
+        recorded = ir.RankedTensorType(argument.type)
+        element = mlir.dtype_to_ir_type(np.dtype(parameter.dtype))
+        if str(recorded.element_type) != "i8" or element == recorded.element_type:
+            continue
+        argument.set_type(ir.RankedTensorType.get(recorded.shape, element))
+        if any(use.owner.name != "stablehlo.convert" for use in argument.uses):
+            raise RuntimeError(f"{program.name}: {parameter.name} is used before it is converted")
+    kind = ir.FunctionType(ir.TypeAttr(function.attributes["function_type"]).value)
+    inputs = [argument.type for argument in block.arguments]
+    function.attributes["function_type"] = ir.TypeAttr.get(ir.FunctionType.get(inputs, kind.results))
 
 
 def counts_up(kind: Any, value: Any) -> int | None:

@@ -1,0 +1,46 @@
+"""Linear layers in fewer bits, on their way from a checkpoint's files to the devices."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.model.checkpoint import OpenCheckpoint
+from text_generation_server.model.description import WeightSpec
+from text_generation_server.model.quantisation.rounding import quantised
+from text_generation_server.model.quantisation.scheme import Part, Scheme
+
+
+class LayerReader:
+    """Makes the tensors of one layer after the other, each layer once: its tensors follow each other."""
+
+    def __init__(self, tensors: OpenCheckpoint, scheme: Scheme | None) -> None:
+        self._tensors = tensors
+        self._scheme = scheme
+        self._source: str | None = None
+        self._parts: dict[Part, NDArray[Any]] = {}
+
+    def read_part(self, weight: WeightSpec, part: tuple[slice, ...]) -> NDArray[Any]:
+        """What slices of a tensor's shape cut out of it. Its scales depend on all of the layer, so all of it is read.
+
+        Raises UnsupportedModelError: the layer has values of which no fewer bits can be made.
+        """
+        assert weight.part is not None
+        if weight.source != self._source:
+            # What the last layer took is free before the next one is read.
+            self._parts = {}
+            self._parts, self._source = self._made(weight), weight.source
+        return np.ascontiguousarray(self._parts[weight.part][part], dtype=weight.dtype)
+
+    def _made(self, weight: WeightSpec) -> dict[Part, NDArray[Any]]:
+        assert self._scheme is not None
+        try:
+            values, scales = quantised(
+                self._tensors.read(weight.source), self._scheme.values, outputs_first=weight.transposed
+            )
+        except ValueError as error:
+            raise UnsupportedModelError(
+                f"{weight.source} cannot be kept in {self._scheme.values}: {error}"
+            ) from error
+        return {"weight": values, "scales": scales}

@@ -1,0 +1,60 @@
+"""How the weight of a linear layer lies on the device in fewer bits. No torch here.
+
+A weight is taken apart into tensors that the programs read, and put together again inside the multiplication:
+
+    weight[input, output] = values[input, output] * scales[group of the input, output] + offsets[the same]
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Part = Literal["weight", "scales", "offsets", "order"]
+"""Names of the tensors of a quantised layer, which are those of its parameters; "weight" has the values."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """
+    Attributes:
+        values: their dtype: "int8", "int4" or "float8_e4m3fn".
+        group: how many inputs that follow each other share a scale; None: all of them.
+        offsets: zero is not in the middle of the values.
+        ordered: the layer first brings its inputs into the order in which their groups follow each other.
+    """
+
+    values: str
+    group: int | None = None
+    offsets: bool = False
+    ordered: bool = False
+
+    def shapes(self, inputs: int, outputs: int) -> dict[Part, tuple[int, ...]]:
+        """The tensors of a layer. A TPU multiplies with groups without a copy only if they are a dimension of their
+        own: [groups, group, outputs]."""
+        if self.group is None:
+            return {"weight": (inputs, outputs), "scales": (1, outputs)}
+        groups = inputs // self.group
+        shapes: dict[Part, tuple[int, ...]] = {
+            "weight": (groups, self.group, outputs),
+            "scales": (groups, outputs),
+        }
+        if self.offsets:
+            shapes["offsets"] = (groups, outputs)
+        if self.ordered:
+            shapes["order"] = (inputs,)
+        return shapes
+
+    def dtypes(self, dtype: str) -> dict[Part, str]:
+        """Of the tensors of a layer of a model in `dtype`. A scale for a whole output costs nothing: it is exact."""
+        return {
+            "weight": self.values,
+            "scales": "float32" if self.group is None else dtype,
+            "offsets": dtype,
+            "order": "int32",
+        }
+
+
+MADE = {"int8": Scheme("int8"), "fp8": Scheme("float8_e4m3fn")}
+"""What can be made of any checkpoint while it is loaded."""
+
+NAMES = {"int8": "int8", "eetq": "int8", "bitsandbytes": "int8", "fp8": "fp8"}
+"""What --quantize may say, and which of MADE it means; the launcher of TGI has its own two names for int8."""
