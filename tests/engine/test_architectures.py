@@ -1,14 +1,16 @@
 """Each architecture that is claimed generates, token for token, what transformers generates."""
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from support import engines
-from support.checkpoints import RECIPES, Expected, generate, save
+from support.checkpoints import RECIPES, Expected, generate, save, type_of
 from support.driver import Driver, Run
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.model.architectures import SUPPORTED_MODEL_TYPES
@@ -16,27 +18,36 @@ from text_generation_server.model.architectures import SUPPORTED_MODEL_TYPES
 LENGTH = 96
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """So small a model takes transformers longer on several threads, which wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize(
-    ("model_type", "layout"),
+    ("recipe", "layout"),
     [
-        *((model_type, CacheLayout.HEADS) for model_type in SUPPORTED_MODEL_TYPES),
+        *((recipe, CacheLayout.HEADS) for recipe in RECIPES),
         # As on a TPU: key heads that are shared, that are not, bounded scores, and a window.
-        *((model_type, CacheLayout.LANES) for model_type in ("llama", "gpt2", "gemma2", "qwen2")),
+        *((recipe, CacheLayout.LANES) for recipe in ("llama", "gpt2", "gemma2", "qwen2")),
     ],
 )
 def test_an_architecture_generates_what_transformers_generates(
-    model_type: str, layout: CacheLayout, tmp_path: Path
+    recipe: str, layout: CacheLayout, tmp_path: Path
 ) -> None:
-    directory = save(model_type, tmp_path)
+    directory = save(recipe, tmp_path)
     reference = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    chance = random.Random(model_type)
+    chance = random.Random(recipe)
     prompts = [[chance.randrange(3, 160) for _ in range(length)] for length in (1, 5, 23, 40)]
     # 40 + 40 tokens: far beyond a sliding window of 16.
     expected = [generate(reference, prompt, 40) for prompt in prompts]
 
     # Only the programs that these requests need are made.
     engine = engines.loader(
-        directory, batch_size=2, max_length=LENGTH, layout=layout, skip_warmup=True
+        directory, batch_size=2, max_length=LENGTH, layout=layout, scores_prompts=True, skip_warmup=True
     ).load()
     driver = Driver(engine)
     first = driver.join(0, prompts[0])
@@ -52,6 +63,9 @@ def test_an_architecture_generates_what_transformers_generates(
 
     for run, answer in zip((first, second, third, fourth), expected, strict=True):
         assert_same(run, answer)
+    torch.testing.assert_close(
+        engine.score_prompt(prompts[2]), prompt_logprobs(reference, prompts[2]), rtol=1e-3, atol=1e-3
+    )
 
 
 def assert_same(run: Run, expected: Expected) -> None:
@@ -59,5 +73,12 @@ def assert_same(run: Run, expected: Expected) -> None:
     torch.testing.assert_close(run.logprobs[:40], expected.logprobs, rtol=1e-3, atol=1e-3)
 
 
+def prompt_logprobs(model: Any, ids: list[int]) -> list[float]:
+    """What transformers thinks of each token of a prompt but the first."""
+    with torch.no_grad():
+        scores = torch.log_softmax(model(torch.tensor([ids])).logits[0].float(), dim=-1)
+    return [float(scores[place, token]) for place, token in enumerate(ids[1:])]
+
+
 def test_every_architecture_that_is_claimed_has_a_checkpoint_here() -> None:
-    assert set(RECIPES) == set(SUPPORTED_MODEL_TYPES)
+    assert {type_of(recipe) for recipe in RECIPES} == set(SUPPORTED_MODEL_TYPES)

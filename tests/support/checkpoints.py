@@ -25,15 +25,20 @@ SIZES: dict[str, Any] = {
 # Shorter than the sequences that the tests make, so that old tokens fall out of it.
 WINDOW = 16
 
+SLIDING = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
+
 RECIPES: dict[str, dict[str, Any]] = {
+    "arcee": {},
     "cohere": {"logit_scale": 0.5},
+    "cohere2": {"logit_scale": 0.5, **SLIDING},
+    "cwm": SLIDING,
+    "ernie4_5": {},
+    "exaone4": {"sliding_window_pattern": 2, **SLIDING},
     "gemma": {},
     "gemma2": {"sliding_window": WINDOW, "query_pre_attn_scalar": 16},
-    "gemma3_text": {
-        "sliding_window": WINDOW,
-        "query_pre_attn_scalar": 16,
-        "layer_types": ["sliding_attention", "full_attention"],
-    },
+    "gemma3_text": {"query_pre_attn_scalar": 16, **SLIDING},
+    "glm": {"partial_rotary_factor": 0.5},
+    "glm4": {"partial_rotary_factor": 0.5},
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "n_inner": 96},
     "gpt_neox": {},
     "granite": {
@@ -42,9 +47,38 @@ RECIPES: dict[str, dict[str, Any]] = {
         "residual_multiplier": 0.7,
         "logits_scaling": 2.0,
     },
+    "helium": {},
+    "hunyuan_v1_dense": {},
+    "hyperclovax": {
+        "use_post_norm": True,
+        "embedding_multiplier": 2.0,
+        "attention_multiplier": 0.3,
+        "residual_multiplier": 0.7,
+        "logits_scaling": 2.0,
+    },
+    "internlm3": {},
+    "iquestcoder": {},
+    "jais2": {},
     "llama": {},
+    "ministral": SLIDING,
+    "ministral3": {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 4.0,
+            # Queries grow from here on, so sequences must be longer.
+            "original_max_position_embeddings": 16,
+            "llama_4_scaling_beta": 0.1,
+        }
+    },
     "mistral": {"sliding_window": WINDOW},
+    "nanochat": {},
+    "nemotron": {"partial_rotary_factor": 0.5},
+    "olmo": {"clip_qkv": 1.5},
     "olmo2": {},
+    "olmo3": SLIDING,
+    "persimmon": {"partial_rotary_factor": 0.5, "qk_layernorm": True},
+    "phi": {"partial_rotary_factor": 0.5, "qk_layernorm": True},
     "phi3": {},
     "qwen2": {
         "use_sliding_window": True,
@@ -53,14 +87,26 @@ RECIPES: dict[str, dict[str, Any]] = {
         "layer_types": ["full_attention", "sliding_attention"],
     },
     "qwen3": {},
+    "seed_oss": {"attention_bias": True},
+    "smollm3": {"no_rope_layers": [1, 0], "use_sliding_window": True, **SLIDING},
+    "stablelm": {"partial_rotary_factor": 0.25, "use_qkv_bias": True},
+    "stablelm parallel": {"use_parallel_residual": True, "qk_layernorm": True},
     "starcoder2": {"sliding_window": WINDOW},
+    "vaultgemma": {"query_pre_attn_scalar": 16, **SLIDING},
 }
+"""By model type, and a word behind it where one type has two kinds of models."""
 
 
-def save(model_type: str, directory: Path, **changes: Any) -> Path:
-    """Writes a random checkpoint of an architecture."""
+def type_of(recipe: str) -> str:
+    """The model type of a recipe."""
+    return recipe.partition(" ")[0]
+
+
+def save(recipe: str, directory: Path, **changes: Any) -> Path:
+    """Writes a random checkpoint."""
+    model_type = type_of(recipe)
     sizes = {key: value for key, value in SIZES.items() if model_type != "gpt2" or key in GPT2_SIZES}
-    config = AutoConfig.for_model(model_type, **{**sizes, **RECIPES.get(model_type, {}), **changes})
+    config = AutoConfig.for_model(model_type, **{**sizes, **RECIPES.get(recipe, {}), **changes})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.save_pretrained(directory)

@@ -26,7 +26,20 @@ class Architecture:
 
 
 ARCHITECTURES = (
-    Architecture("cohere", "Command R", "attention and MLP in parallel, interleaved rotary, scaled logits"),
+    Architecture("arcee", "AFM 4.5B", "squared ReLU"),
+    Architecture(
+        "cohere", "Command R, Aya 23", "attention and MLP in parallel, interleaved rotary, scaled logits"
+    ),
+    Architecture(
+        "cohere2",
+        "Command R7B, Command A, Aya Expanse",
+        "as Cohere, with sliding windows; layers without rotary",
+    ),
+    Architecture("cwm", "Code World Model", "sliding windows"),
+    Architecture("ernie4_5", "ERNIE 4.5, dense", "interleaved rotary"),
+    Architecture(
+        "exaone4", "EXAONE 4.0", "sliding windows, norms after attention and MLP, layers without rotary"
+    ),
     Architecture("gemma", "Gemma, CodeGemma", "scaled embeddings, norms of 1 + weight"),
     Architecture("gemma2", "Gemma 2", "sliding windows, bounded scores and logits"),
     Architecture(
@@ -34,20 +47,58 @@ ARCHITECTURES = (
         "Gemma 3, text only",
         "sliding windows, two rotary frequencies, normed queries and keys",
     ),
-    Architecture("gpt2", "GPT-2", "learned positions, transposed linear layers, biases"),
     Architecture(
-        "gpt_neox", "GPT-NeoX, Pythia", "partial rotary, parallel residual, fused queries, keys and values"
+        "glm", "GLM-4 9B, GLM-Edge", "partial and interleaved rotary, biases of queries, keys and values"
+    ),
+    Architecture("glm4", "GLM-4 0414, GLM-Z1", "as GLM, with norms before and after attention and MLP"),
+    Architecture("gpt2", "GPT-2, DistilGPT-2", "learned positions, transposed linear layers, biases"),
+    Architecture(
+        "gpt_neox",
+        "GPT-NeoX, Pythia, Dolly 2",
+        "partial rotary, parallel residual, fused queries, keys and values",
     ),
     Architecture("granite", "Granite 3", "multipliers of embeddings, scores, residuals and logits"),
-    Architecture("llama", "Llama 1 to 3.3, SmolLM, TinyLlama, Yi, and others", "grouped key heads"),
-    Architecture("mistral", "Mistral 7B, Mistral Nemo, Mistral Small", "sliding window"),
-    Architecture("olmo2", "OLMo 2", "norms after attention and MLP, normed queries and keys"),
-    Architecture("phi3", "Phi-3, Phi-4", "fused projections"),
+    Architecture("helium", "Helium 1", "interleaved rotary"),
+    Architecture("hunyuan_v1_dense", "Hunyuan, dense", "normed queries and keys after the rotation"),
     Architecture(
-        "qwen2", "Qwen 1.5, Qwen 2, Qwen 2.5, QwQ", "biases of queries, keys and values, sliding windows"
+        "hyperclovax", "HyperCLOVA X SEED", "multipliers as Granite, norms before and after attention and MLP"
     ),
-    Architecture("qwen3", "Qwen 3", "normed queries and keys"),
+    Architecture("internlm3", "InternLM 3", "as Llama"),
+    Architecture("iquestcoder", "IQuest-Coder", "as Llama"),
+    Architecture("jais2", "Jais 2", "layer norms, squared ReLU, biases"),
+    Architecture(
+        "llama",
+        "Llama 1 to 3.3, SmolLM, TinyLlama, Yi, DeepSeek-R1-Distill-Llama, and others",
+        "grouped key heads",
+    ),
+    Architecture("ministral", "Ministral 8B", "sliding windows"),
+    Architecture("ministral3", "Ministral 3, text only", "YaRN, queries that grow with their position"),
+    Architecture("mistral", "Mistral 7B, Mistral Nemo, Mistral Small", "sliding window"),
+    Architecture("nanochat", "nanochat", "norms without weights, squared ReLU, bounded logits"),
+    Architecture(
+        "nemotron", "Minitron, Nemotron 3 and 4", "partial rotary, layer norm of 1 + weight, squared ReLU"
+    ),
+    Architecture("olmo", "OLMo 1", "layer norm without weights, clipped queries, keys and values"),
+    Architecture("olmo2", "OLMo 2", "norms after attention and MLP, normed queries and keys"),
+    Architecture("olmo3", "OLMo 3", "as OLMo 2, with sliding windows"),
+    Architecture(
+        "persimmon",
+        "Persimmon 8B",
+        "partial rotary, normed queries and keys, squared ReLU, fused queries, keys and values",
+    ),
+    Architecture("phi", "Phi-1, Phi-1.5, Phi-2", "partial rotary, attention and MLP in parallel, biases"),
+    Architecture("phi3", "Phi-3, Phi-3.5, Phi-4", "fused projections"),
+    Architecture(
+        "qwen2",
+        "Qwen 1.5, 2, 2.5, QwQ, DeepSeek-R1-Distill-Qwen",
+        "biases of queries, keys and values, sliding windows",
+    ),
+    Architecture("qwen3", "Qwen 3, dense", "normed queries and keys"),
+    Architecture("seed_oss", "Seed-OSS 36B", "biases of queries, keys and values"),
+    Architecture("smollm3", "SmolLM3", "layers without rotary, sliding windows"),
+    Architecture("stablelm", "StableLM 2, Stable Code", "partial rotary, layer norm, parallel residual"),
     Architecture("starcoder2", "StarCoder 2", "biases, sliding window, layer norm"),
+    Architecture("vaultgemma", "VaultGemma", "as Gemma 2, without the norms after attention and MLP"),
 )
 
 SUPPORTED_MODEL_TYPES = tuple(architecture.model_type for architecture in ARCHITECTURES)
