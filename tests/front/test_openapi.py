@@ -60,15 +60,10 @@ def test_the_document_is_valid_openapi_and_has_every_route(front: RunningFront) 
         assert "$defs" not in described, name
 
 
-def test_the_page_shows_every_route_and_loads_nothing_from_elsewhere(front: RunningFront) -> None:
+def test_docs_leads_to_its_page(front: RunningFront) -> None:
     redirect = front.client.get("/docs")
     assert (redirect.status_code, redirect.headers["location"]) == (303, "/docs/")
-    page = front.client.get("/docs/")
-    assert page.headers["content-type"] == "text/html; charset=utf-8"
-    for operation in OPERATIONS:
-        assert f"<b>{operation.method} {operation.path}</b>" in page.text
-    assert "://" not in page.text
-    assert "<script" not in page.text
+    assert front.client.get("/docs/").headers["content-type"] == "text/html; charset=utf-8"
 
 
 def test_a_guarded_server_says_so(start_front: StartFront) -> None:

@@ -101,9 +101,3 @@ def test_a_long_head_is_read_however_it_arrives(front: RunningFront) -> None:
             connection.sendall(b"x" * 1000)
         connection.sendall(b"\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
-
-
-def test_the_page_of_routes_is_made_once(front: RunningFront) -> None:
-    first = front.client.get("/docs/").text
-    assert front.client.get("/docs/").text == first
-    assert "POST /generate" in first

@@ -102,7 +102,16 @@ def test_the_stock_programs_with_a_page(browser: Browser, tmp_path: Path, router
     port, page_port = free_port(), free_port()
     command = [sys.executable, "-m", "tpu_tgi", str(spelling_checkpoint(tmp_path / "model"))]
     command += ["--hostname", "127.0.0.1", "--port", str(port), "--page-port", str(page_port)]
-    command += ["--max-batch-size", "3", "--shard-uds-path", str(tmp_path / "shard"), "--usage-stats", "off"]
+    command += [
+        "--max-batch-size",
+        "3",
+        "--max-total-tokens",
+        "128",
+        "--shard-uds-path",
+        str(tmp_path / "shard"),
+        "--usage-stats",
+        "off",
+    ]
     launcher = start(command, tmp_path, environment({}, programs))
     url = f"http://127.0.0.1:{page_port}"
     try:

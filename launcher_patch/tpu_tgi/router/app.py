@@ -18,7 +18,7 @@ from tpu_tgi.router.json_response import error_response
 from tpu_tgi.router.openapi import document
 from tpu_tgi.router.operation import Handler
 from tpu_tgi.router.request_log import RequestLog
-from tpu_tgi.router.routes import OPERATIONS
+from tpu_tgi.router.routes import OPERATIONS, docs
 
 
 def make_app(context: RouterContext) -> Starlette:
@@ -26,12 +26,15 @@ def make_app(context: RouterContext) -> Starlette:
     settings = context.settings
     app = Starlette(
         routes=[
-            Route(
-                operation.path,
-                guarded(operation.handler, settings.keys) if operation.needs_key else operation.handler,
-                methods=[operation.method],
-            )
-            for operation in OPERATIONS
+            *(
+                Route(
+                    operation.path,
+                    guarded(operation.handler, settings.keys) if operation.needs_key else operation.handler,
+                    methods=[operation.method],
+                )
+                for operation in OPERATIONS
+            ),
+            *docs.FILES,
         ],
         middleware=[
             Middleware(RequestLog),

@@ -1,15 +1,57 @@
-"""GET /docs and /api-doc/openapi.json: what can be called, for people and for programs."""
+"""GET /docs and /api-doc/openapi.json: what can be called, for people and for programs.
 
-import json
-from html import escape
+The page is Swagger UI, whose files come from the wheel `swagger-ui-py`: nothing is loaded from elsewhere.
+"""
 
+from functools import cache
+from importlib.metadata import distribution
+from pathlib import Path
+
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
 
 from tpu_tgi.router.openapi import Json
 from tpu_tgi.router.operation import Operation
 
-STYLE = "body{font-family:sans-serif;max-width:60em;margin:2em auto}summary{cursor:pointer}"
+ASSETS = {
+    "swagger-ui.css": "text/css",
+    "swagger-ui-bundle.js": "text/javascript",
+    "favicon-32x32.png": "image/png",
+}
+
+# A browser that has them need not ask for an hour: they are as old as the installation.
+CACHING = {"cache-control": "max-age=3600"}
+
+PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+  <head>
+    <meta charset="utf-8" />
+    <meta name="viewport" content="width=device-width, initial-scale=1" />
+    <title>API of this service</title>
+    <link rel="icon" href="favicon-32x32.png" type="image/png" />
+    <link rel="stylesheet" href="swagger-ui.css" />
+  </head>
+  <body>
+    <div id="swagger-ui"></div>
+    <script src="swagger-ui-bundle.js"></script>
+    <script src="start.js"></script>
+  </body>
+</html>
+"""
+
+START = """\
+SwaggerUIBundle({
+  url: new URL("../api-doc/openapi.json", document.baseURI).href,
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  tryItOutEnabled: true,
+  // It would ask a server on the internet.
+  validatorUrl: null,
+});
+"""
 
 
 async def openapi(request: Request) -> Response:
@@ -20,39 +62,25 @@ async def redirect(_: Request) -> Response:
     return RedirectResponse("/docs/", 303)
 
 
-async def docs(request: Request) -> Response:
-    """Made at the first request, and kept."""
-    state = request.app.state
-    if not hasattr(state, "docs_page"):
-        state.docs_page = page(state.openapi)
-    return HTMLResponse(state.docs_page)
+async def docs(_: Request) -> Response:
+    return HTMLResponse(PAGE)
 
 
-def page(document: Json) -> str:
-    """The document as one page that needs no script and no network."""
-    title = escape(document["info"]["title"])
-    parts = [
-        f"<!DOCTYPE html><html lang='en'><head><title>{title}</title><style>{STYLE}</style></head><body>",
-        f"<h1>{title} {escape(document['info']['version'])}</h1>",
-        "<p>For programs: <a href='/api-doc/openapi.json'>/api-doc/openapi.json</a></p><h2>Routes</h2>",
-    ]
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            call = f"{method.upper()} {path}"
-            parts.append(folded(f"<b>{escape(call)}</b> {escape(operation['summary'])}", operation, document))
-    parts.append("<h2>Types</h2>")
-    for name, schema in document["components"]["schemas"].items():
-        parts.append(folded(f"<b id='{escape(name)}'>{escape(name)}</b>", schema, document))
-    return "".join([*parts, "</body></html>"])
+async def start(_: Request) -> Response:
+    return Response(START, headers=CACHING, media_type="text/javascript")
 
 
-def folded(summary: str, content: Json, document: Json) -> str:
-    """A summary that opens; names of types in it lead to their descriptions."""
-    text = escape(json.dumps(content, indent=2, ensure_ascii=False))
-    for name in document["components"]["schemas"]:
-        reference = f"#/components/schemas/{escape(name)}"
-        text = text.replace(f"{reference}&quot;", f"<a href='#{escape(name)}'>{reference}</a>&quot;")
-    return f"<details><summary>{summary}</summary><pre>{text}</pre></details>"
+async def asset(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in ASSETS:
+        raise HTTPException(404)
+    return FileResponse(swagger_files() / name, headers=CACHING, media_type=ASSETS[name])
+
+
+@cache
+def swagger_files() -> Path:
+    """Found without importing the package, which would import frameworks for which it has handlers."""
+    return Path(str(distribution("swagger-ui-py").locate_file("swagger_ui/static")))
 
 
 OPERATIONS = [
@@ -60,3 +88,6 @@ OPERATIONS = [
     Operation("GET", "/docs/", docs, "This page", answer=str, media_type="text/html"),
     Operation("GET", "/api-doc/openapi.json", openapi, "This description, in OpenAPI", answer=Json),
 ]
+
+# Parts of the page, which nobody calls.
+FILES = [Route("/docs/start.js", start), Route("/docs/{name}", asset)]
