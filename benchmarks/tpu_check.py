@@ -39,6 +39,7 @@ from benchmarks.hbm_traffic import hbm_traffic
 from benchmarks.report import table
 from text_generation_server.engine import catalogue
 from text_generation_server.engine.layout import CacheLayout
+from text_generation_server.engine.sharding import ONE_CHIP
 from text_generation_server.engine.state import BatchShape
 from text_generation_server.lowering.here import LoweringHere
 from text_generation_server.lowering.lowered import LoweredProgram
@@ -177,7 +178,7 @@ def judge(program: LoweredProgram, topology: str) -> Verdict:
     device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
     order = call_order(program)
     chip = jax.sharding.SingleDeviceSharding(device)
-    places = Placements((chip,) * len(program.parameters), (chip,) * len(program.results))
+    places = Placements(ONE_CHIP, (chip,) * len(program.parameters), (chip,) * len(program.results))
     started = time.perf_counter()
     try:
         compiled = jitted(program, order, places, "tpu").lower(*shapes(program, order, places)).compile()

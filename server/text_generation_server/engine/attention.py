@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from text_generation_server.engine.lanes import from_lanes, to_lanes
+from text_generation_server.engine.marks import QUERIES, mark
 
 IMPLEMENTATION = "static_slots"
 
@@ -84,7 +85,7 @@ def attend(
             raise NotImplementedError(
                 f"attention argument {name!r} of {type(module).__name__} is not supported"
             )
-    query = query * (query.shape[3] ** -0.5 if scaling is None else scaling)
+    query = mark(query, QUERIES) * (query.shape[3] ** -0.5 if scaling is None else scaling)
     if key.dim() == 3:
         return attend_lanes(module, query, key, value, attention_mask, softcap), None
     blocks = [

@@ -33,6 +33,7 @@ from text_generation_server.engine.cache import (
     successors,
 )
 from text_generation_server.engine.contract import MAX_RANKED
+from text_generation_server.engine.marks import EVERYWHERE, mark
 from text_generation_server.engine.program import INPUT, STATE, Program, Spec
 from text_generation_server.engine.state import FLOAT_COLUMNS, INTEGER_COLUMNS, BatchShape
 from text_generation_server.sampling.choice import choose, choose_greedy
@@ -103,7 +104,7 @@ def admit(shape: BatchShape, processing: Processing, strength: WatermarkStrength
         floats, integers, length = given["new_floats"], given["new_integers"], given["length"]
         scores = given["logits"].to(torch.float32)
         if processing is Processing.NONE:
-            chosen, logprob = choose_greedy(scores)
+            chosen, logprob = choose_greedy(scores, gathered)
         else:
             history = History(given["new_counts"], length.unsqueeze(1), given["last"].unsqueeze(1))
             scores = process_rows(scores, history, floats, integers, strength, processing)
@@ -188,7 +189,7 @@ def choose_next(shape: BatchShape, processing: Processing, strength: WatermarkSt
         scores = given["logits"].to(torch.float32)
         successor = {}
         if processing is Processing.NONE:
-            chosen, logprob = choose_greedy(scores)
+            chosen, logprob = choose_greedy(scores, gathered)
         else:
             counts, integers = given["counts"], given["integers"]
             history = History(counts, (given["positions"] + 1).unsqueeze(1), given["tokens"].unsqueeze(1))
@@ -212,7 +213,8 @@ def rank_tokens(shape: BatchShape, rows: int) -> Program:
     """
 
     def function(given: Tensors) -> dict[str, Tensor]:
-        tokens, logprobs = rank(given["scores"], MAX_RANKED)
+        # On several chips, one meeting for all of it, and not one for each token.
+        tokens, logprobs = rank(mark(given["scores"], EVERYWHERE), MAX_RANKED)
         return {"ranked": torch.cat([tokens.to(torch.float32), logprobs], dim=1)}
 
     return Program(f"rank {rows}", function, {"scores": Spec((rows, shape.vocabulary), "float32", INPUT)})
@@ -268,10 +270,15 @@ def process_rows(
     return process(logits, history, parameters, strength, processing)
 
 
+def gathered(found: Tensor) -> Tensor:
+    """What the parts of the vocabulary found, on all chips."""
+    return mark(found, EVERYWHERE)
+
+
 def choose_rows(scores: Tensor, history: History, integers: Tensor) -> tuple[Tensor, Tensor]:
     """Chooses by each row's seed; the position of the token to be chosen is the number of tokens so far."""
     seeds = integer_column(integers, "seed_low"), integer_column(integers, "seed_high")
-    return choose(scores, integer_column(integers, "samples") != 0, seeds, history.length)
+    return choose(scores, integer_column(integers, "samples") != 0, seeds, history.length, gathered)
 
 
 def integer_column(integers: Tensor, name: str) -> Tensor:

@@ -31,6 +31,22 @@ CACHE_DIMENSION = {CacheSplit.HEADS: 2, CacheSplit.SLOTS: 0}
 """Of keys and values, [slots, length, heads, head_dim]."""
 
 
+MARKS: Mapping[CacheSplit, Mapping[str, Sequence[Sequence[int] | None]]] = {
+    # All else follows from the weights.
+    CacheSplit.HEADS: {"everywhere": (None,)},
+    CacheSplit.SLOTS: {
+        "everywhere": (None,),
+        # Computed in parts, by outputs, and then whole on each chip.
+        "projected": ((2,), None),
+        # Each chip attends for its slots; where there are not as many rows, to its heads, or its tokens.
+        "queries": ((0, 1, 2),),
+        # Whole on each chip, so that each takes the inputs of which it has the weights.
+        "mixed": (None,),
+    },
+}
+"""What marks mean: in turn, the dimensions that may be split, or None for whole. See `engine.marks`."""
+
+
 @dataclass(frozen=True)
 class Sharding:
     """How one model and its static batch lie on the chips of a replica.
@@ -55,6 +71,15 @@ class Sharding:
         if name.startswith(("keys.", "values.")):
             return self.first_that_divides(shape, [CACHE_DIMENSION[self.cache]])
         return WHOLE
+
+    def mark(self, name: str, shape: Sequence[int]) -> list[Partition]:
+        """How a marked tensor lies, one after the other; empty: as the partitioner likes. See `engine.marks`."""
+        if self.chips == 1:
+            return []
+        return [
+            WHOLE if dimensions is None else self.first_that_divides(shape, dimensions)
+            for dimensions in MARKS[self.cache].get(name, ())
+        ]
 
     def first_that_divides(self, shape: Sequence[int], dimensions: Sequence[int]) -> Partition:
         """Splits the first of the dimensions whose size the chips divide; WHOLE if there is none."""

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 Source = Literal["argument", "weight", "constant"]
 
+MARK = "tpu_tgi.mark"
+"""The target of the calls in `stablehlo` that stand for `engine.marks`; `backend_config` has the mark's name."""
+
 
 @dataclass(frozen=True)
 class Parameter:

@@ -43,7 +43,8 @@ class PlacedModel:
         }
         # Before the adapters' hooks, which need to know whose rows they see.
         layers, vocabulary = probe(built.model)
-        self._model = ServedModel(built.model, stacks)
+        parallel = {name: how for name in built.modules if (how := built.parallel(name)) is not None}
+        self._model = ServedModel(built.model, stacks, parallel)
         config = built.model.config
         self.description = ModelDescription(
             config.model_type,

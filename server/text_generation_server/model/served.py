@@ -10,6 +10,20 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from text_generation_server.engine.marks import MIXED, PROJECTED, mark
+from text_generation_server.model.sharding import Parallel, feeds_attention
+
+
+def mark_attention(model: nn.Module, parallel: Mapping[str, Parallel]) -> None:
+    """Marks what goes into attention and what comes out of it, see `engine.marks`."""
+    for name, how in parallel.items():
+        if feeds_attention(name):
+            layer = model.get_submodule(name)
+            if how is Parallel.OUTPUTS:
+                layer.register_forward_hook(lambda _, arguments, outputs: mark(outputs, PROJECTED))
+            elif how is Parallel.INPUTS:
+                layer.register_forward_pre_hook(lambda _, arguments: (mark(arguments[0], MIXED),))
+
 
 @dataclass(frozen=True)
 class AdapterTensors:
@@ -27,12 +41,15 @@ class ServedModel:
     `model.linear` stay untouched that way.
     """
 
-    def __init__(self, model: Any, stacks: Mapping[str, AdapterTensors]) -> None:
-        """No layer of the model is replaced afterwards."""
+    def __init__(
+        self, model: Any, stacks: Mapping[str, AdapterTensors], parallel: Mapping[str, Parallel]
+    ) -> None:
+        """`parallel`: by what layers are split over chips. No layer of the model is replaced afterwards."""
         self._model = model
         self._indices: Tensor | None = None
         for name, stack in stacks.items():
             model.get_submodule(name).register_forward_hook(partial(self._add_updates, stack))
+        mark_attention(model, parallel)
 
     def __call__(self, *, adapters: Tensor | None = None, **inputs: Any) -> Any:
         """Takes `adapters`, [rows] int32, and what the model takes; returns what the model returns."""

@@ -59,6 +59,11 @@ def parallel_layers(plan: Mapping[str, str], names: Iterable[str]) -> dict[str, 
     return found
 
 
+def feeds_attention(name: str) -> bool:
+    """Whether a layer of that name stands before or after attention, and not in an MLP."""
+    return any("att" in part for part in name.split(".")[:-1])
+
+
 def split_dimensions(parallel: Parallel | None, layer_class: str, tensor: str) -> tuple[int, ...]:
     """Which dimensions of a tensor of a layer may be split, the best first.
 

@@ -17,7 +17,7 @@ from text_generation_server.engine.sharding import ONE_CHIP, Sharding
 from text_generation_server.lowering.lowered import LoweredProgram
 from text_generation_server.lowering.request import Lowering, ProgramOptions
 from text_generation_server.runtime.cache import ProgramCache, key_of
-from text_generation_server.runtime.executable import Executable, compile_program
+from text_generation_server.runtime.executable import COMPILER_OPTIONS, Executable, compile_program
 from text_generation_server.runtime.mesh import DeviceMesh
 
 THREADS = max(2, min(4, os.cpu_count() or 2))
@@ -162,6 +162,7 @@ def environment(mesh: DeviceMesh) -> str:
             mesh.kind,
             len(mesh.devices),
             flags,
+            COMPILER_OPTIONS.get(mesh.platform),
             processor,
         ]
     )

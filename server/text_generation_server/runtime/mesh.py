@@ -50,8 +50,13 @@ class DeviceMesh:
         return int(self.mesh.size)
 
     @property
+    def platform(self) -> str:
+        """For example "tpu"."""
+        return str(self.devices[0].platform)
+
+    @property
     def is_cpu(self) -> bool:
-        return bool(self.devices[0].platform == "cpu")
+        return self.platform == "cpu"
 
     @property
     def kind(self) -> str:

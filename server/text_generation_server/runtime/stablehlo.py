@@ -17,7 +17,9 @@ from jax.interpreters import mlir
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
 
+from text_generation_server.engine.sharding import Sharding
 from text_generation_server.lowering.lowered import LoweredProgram
+from text_generation_server.runtime.marks import resolve_marks
 
 # Recorded programs have int64 indices, which JAX would otherwise make int32.
 jax.config.update("jax_enable_x64", True)
@@ -64,8 +66,14 @@ def is_literal(program: LoweredProgram, place: int) -> bool:
 
 @dataclass(frozen=True)
 class Placements:
-    """The jax.sharding.Sharding of each parameter and each result of a program."""
+    """Where the arrays of a program lie.
 
+    Attributes:
+        sharding: by name.
+        parameters, results: the jax.sharding.Sharding of each.
+    """
+
+    sharding: Sharding
     parameters: tuple[Any, ...]
     results: tuple[Any, ...]
 
@@ -75,7 +83,7 @@ def jitted(program: LoweredProgram, order: CallOrder, places: Placements, platfo
 
     `platform`: for which it will be compiled, if not for JAX's own; "tpu" for a compiler without its device.
     """
-    exported = as_exported(program)
+    exported = as_exported(program, places.sharding)
     if platform is not None:
         exported = replace(exported, platforms=(platform,))
     literals = {
@@ -110,8 +118,8 @@ def shapes(program: LoweredProgram, order: CallOrder, places: Placements) -> lis
     ]
 
 
-def as_exported(program: LoweredProgram) -> export.Exported:
-    """The program as if JAX had exported it."""
+def as_exported(program: LoweredProgram, sharding: Sharding) -> export.Exported:
+    """The program as if JAX had exported it, with its marks as `sharding` means them."""
     arguments = [jax.ShapeDtypeStruct(p.shape, np.dtype(p.dtype)) for p in program.parameters]
     model = export.export(jax.jit(lambda *given: given))(*arguments)
     results = tuple(jax.core.ShapedArray(r.shape, np.dtype(r.dtype)) for r in program.results)
@@ -119,7 +127,7 @@ def as_exported(program: LoweredProgram) -> export.Exported:
     return replace(
         model,
         fun_name=program.name,
-        mlir_module_serialized=completed(program),
+        mlir_module_serialized=completed(program, sharding),
         out_avals=results,
         out_tree=jax.tree.structure(tuple(range(len(results)))),
         out_shardings_hlo=none,
@@ -133,14 +141,18 @@ SHORTEST_IOTA = 32
 """Constants of fewer numbers are left alone."""
 
 
-def completed(program: LoweredProgram) -> bytes:
-    """The module with counting done on the device, and the dtypes that torch_xla does not know."""
+def completed(program: LoweredProgram, sharding: Sharding) -> bytes:
+    """The module with its marks resolved, counting done on the device, and the dtypes that torch_xla does not know."""
     context = mlir.make_ir_context()
     with context, ir.Location.unknown():
         module = stablehlo.deserialize_portable_artifact(context, program.stablehlo)
+        resolve_marks(module, sharding)
         count_on_the_device(module)
         give_dtypes(module, program)
-        changed: bytes = stablehlo.serialize_portable_artifact(module, stablehlo.get_current_version())
+        # Shardings are of another dialect than StableHLO.
+        changed: bytes = stablehlo.serialize_portable_artifact(
+            module, stablehlo.get_current_version(), sharding.chips > 1
+        )
     return changed
 
 

@@ -1,0 +1,39 @@
+"""What becomes of the marks in a recorded program (`engine.marks`) for so many chips."""
+
+from typing import Any
+
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import sdy
+
+from text_generation_server.engine.sharding import AXES, Partition, Sharding
+from text_generation_server.lowering.lowered import MARK
+
+
+def resolve_marks(module: Any, sharding: Sharding) -> None:
+    """Replaces each mark by the constraints that it stands for, in turn. To be called in the module's context."""
+    functions = (function for function in module.body if function.operation.name == "func.func")
+    for operation in [each.operation for function in functions for each in function.regions[0].blocks[0]]:
+        if operation.name != "stablehlo.custom_call":
+            continue
+        if ir.StringAttr(operation.attributes["call_target_name"]).value != MARK:
+            continue
+        value = operation.operands[0]
+        name = ir.StringAttr(operation.attributes["backend_config"]).value
+        with ir.InsertionPoint(operation), operation.location:
+            for partition in sharding.mark(name, ir.RankedTensorType(value.type).shape):
+                value = constrained(value, partition, sharding.chips)
+        operation.results[0].replace_all_uses_with(value)
+        operation.erase()
+
+
+def constrained(value: Any, partition: Partition, chips: int) -> Any:
+    """The value where it is split so, over a mesh of one replica."""
+    rank = ir.RankedTensorType(value.type).rank
+    mesh = sdy.MeshAttr.get(
+        [sdy.MeshAxisAttr.get(axis, size) for axis, size in zip(AXES, (1, chips), strict=True)]
+    )
+    dimensions = [
+        sdy.DimensionShardingAttr.get([sdy.AxisRefAttr.get(axis)] if axis else [], is_closed=True)
+        for axis in (*partition, *[None] * (rank - len(partition)))
+    ]
+    return sdy.ShardingConstraintOp(value, sdy.TensorShardingAttr.get(mesh, dimensions)).result
