@@ -37,8 +37,8 @@ def serve(
     quantize: Annotated[
         str | None,
         typer.Option(
-            help="Keep linear layers in fewer bits: int8 (also as eetq or bitsandbytes) or fp8. Made while the weights "
-            "are loaded."
+            help="Keep linear layers in fewer bits: int8 (also as eetq or bitsandbytes) or fp8, made while the weights "
+            "are loaded. gptq, awq, compressed-tensors and fp8 may also name what a checkpoint comes as."
         ),
     ] = None,
     speculate: Annotated[int | None, typer.Option(help="Only 0 is supported.")] = None,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from text_generation_server.errors import InvalidSettingError
-from text_generation_server.model.quantisation.scheme import NAMES
+from text_generation_server.model.quantisation.scheme import MADE, STORED
 from text_generation_server.sampling.parameters import WatermarkStrength
 
 DTYPES = ("float16", "bfloat16", "float32")
@@ -62,7 +62,7 @@ class Settings:
         model_id: a local directory, or the name of a repository on the hub.
         revision: branch, tag or commit on the hub; None is the default branch.
         dtype: of the weights, one of DTYPES; None leaves it to the engine.
-        quantize: in what linear layers are kept, a key of `quantisation.scheme.NAMES`; None: as they come.
+        quantize: in what linear layers are kept, see `quantisation.scheme`; None: as they come.
         uds_path: without the rank; see `socket_path`.
         batch_size: number of slots, B; None: 4 on a CPU, the largest that fits on an accelerator.
         max_length: tokens of one slot, prompt and output together, T; None: min(2048, what the model allows).
@@ -100,10 +100,10 @@ class Settings:
         """Raises InvalidSettingError for a value, or a combination, that cannot be honoured."""
         if self.dtype is not None and self.dtype not in DTYPES:
             raise InvalidSettingError(f"--dtype must be one of {', '.join(DTYPES)}. Given: {self.dtype}")
-        if self.quantize is not None and self.quantize not in NAMES:
+        if self.quantize is not None and self.quantize not in (*MADE, *STORED):
             raise InvalidSettingError(
-                f"--quantize must be one of {', '.join(NAMES)}. Given: {self.quantize}. The launcher also passes it, "
-                "unasked, when the model's config.json has a quantization_config: then use a checkpoint without one"
+                f"--quantize must be one of {', '.join((*MADE, *STORED))}. Given: {self.quantize}. The launcher "
+                "passes it unasked when config.json has a quantization_config: then use another checkpoint"
             )
         if len(self.socket_path.encode()) > LONGEST_SOCKET_PATH:
             raise InvalidSettingError(

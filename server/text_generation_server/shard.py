@@ -14,7 +14,6 @@ from text_generation_server.batching.generator import Generator
 from text_generation_server.engine.contract import Engine, EngineInfo
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.hub import adapter_directory, ignore_hf_transfer, model_directory
-from text_generation_server.model.quantisation.scheme import NAMES
 from text_generation_server.settings import Settings
 from text_generation_server.telemetry import log_progress, shortened
 
@@ -124,7 +123,7 @@ def load_shard(settings: Settings, directory: Path, on_fatal: Callable[[BaseExce
             batch_size=settings.batch_size,
             max_length=settings.max_length,
             dtype=settings.dtype,
-            quantize=NAMES[settings.quantize] if settings.quantize else None,
+            quantize=settings.quantize,
             scores_prompts=settings.prompt_logprobs,
             strength=settings.watermark,
             adapters=adapters,

@@ -48,12 +48,6 @@ def test_a_classifier_is_refused(checkpoint: Path) -> None:
         load_config(checkpoint)
 
 
-def test_a_quantized_checkpoint_is_refused(checkpoint: Path) -> None:
-    edit_config(checkpoint, quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(UnsupportedModelError, match="quantized checkpoints are not supported"):
-        load_config(checkpoint)
-
-
 def test_a_rotary_embedding_that_depends_on_the_batch_is_refused(checkpoint: Path) -> None:
     edit_config(checkpoint, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0})
     with pytest.raises(UnsupportedModelError, match="'dynamic' is not supported"):

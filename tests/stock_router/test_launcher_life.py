@@ -99,12 +99,14 @@ def test_what_cannot_be_honoured_is_refused_by_name(
         assert message in service.launcher.log
 
 
-def test_a_quantised_checkpoint_is_refused_though_nobody_passed_a_flag(tmp_path: Path) -> None:
+def test_a_quantised_checkpoint_that_is_not_read_is_refused_though_nobody_passed_a_flag(
+    tmp_path: Path,
+) -> None:
     model = spelling_checkpoint(tmp_path / "model")
-    (model / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
+    (model / "config.json").write_text('{"quantization_config": {"quant_method": "exl2"}}')
     with launched(tmp_path, model, *LIMITS, router="v3", server=COMMAND) as service:
         assert service.launcher.exit_code() == 1
-        assert "use a checkpoint without one" in service.launcher.log
+        assert "then use another checkpoint" in service.launcher.log
 
 
 def test_a_prefill_budget_above_what_the_slots_hold_is_refused_by_name(tmp_path: Path) -> None:

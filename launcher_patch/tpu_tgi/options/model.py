@@ -51,7 +51,7 @@ MODEL = (
         "--quantize",
         Panel.MODEL,
         str,
-        "Keep linear layers in fewer bits: int8 (also eetq, bitsandbytes) or fp8.",
+        "Make linear layers int8 (also eetq, bitsandbytes) or fp8; gptq, awq, compressed-tensors: the model comes so.",
         unit="FORMAT",
         otherwise="as the model's files have them",
     ),

@@ -21,6 +21,7 @@ from text_generation_server.engine.sharding import Sharding
 from text_generation_server.engine.state import BatchShape, initial_rows
 from text_generation_server.errors import InvalidSettingError, UnsupportedModelError
 from text_generation_server.loading.keys import code_key, model_key, text_key
+from text_generation_server.loading.layers import LayerReader
 from text_generation_server.loading.weights import check_tensors, load_weights
 from text_generation_server.lowering.process import LoweringProcess
 from text_generation_server.lowering.request import Lowering, ProgramOptions
@@ -29,7 +30,8 @@ from text_generation_server.model.adapters.stacking import check_fit, ranks, sta
 from text_generation_server.model.checkpoint import Checkpoint, first_line
 from text_generation_server.model.description import ModelDescription, ModelSource, TextFacts
 from text_generation_server.model.memory import LARGEST_BATCH, MemoryNeed
-from text_generation_server.model.quantisation.scheme import MADE
+from text_generation_server.model.quantisation.choice import scheme_to_make
+from text_generation_server.model.quantisation.stored import stored_layers
 from text_generation_server.model.sharding import Parallel, adapter_dimensions, cache_split
 from text_generation_server.runtime.cache import ProgramCache
 from text_generation_server.runtime.compiler import Compiler
@@ -55,7 +57,7 @@ class EngineOptions:
         dtype: "float16", "bfloat16" or "float32"; None for the device's own: float32 on a CPU, else bfloat16.
         scores_prompts: be ready to give the logprobs of prompts.
         strength: of watermarks.
-        quantize: in what linear layers are kept, a name of `quantisation.scheme.MADE`; None: in `dtype`.
+        quantize: in what linear layers are kept, as --quantize has it; None: as they come.
         adapters: name, as requests have it, and directory of each LoRA adapter.
         skip_warmup: compile each program when it is first needed, for debugging.
         hang_seconds: after so long a call of the device counts as hanging.
@@ -173,19 +175,20 @@ class EngineLoader:
         self._lowering = lowering or LoweringProcess()
         self._adapters = [read_adapter(name, path) for name, path in options.adapters]
         self.checkpoint = Checkpoint(directory)
+        self._stored = stored_layers(self.checkpoint)
         self.source = ModelSource(
             directory=directory,
-            tensors=tuple(sorted(self.checkpoint.shapes)),
+            tensors=self._stored.tensors(self.checkpoint),
             dtype=self.dtype,
             transposed=self.mesh.is_cpu,
             own_head=self.checkpoint.has_own_head(),
             adapter_ranks=ranks(self._adapters),
-            quantize=options.quantize,
+            made=scheme_to_make(options.quantize, self._stored),
+            stored={name: layer.scheme for name, layer in self._stored.items()},
         )
-        self._scheme = MADE[options.quantize] if options.quantize else None
         self._model_key = model_key(self.source)
         self.description = self._described()
-        check_tensors(self.description, self.checkpoint)
+        check_tensors(self.description, self.checkpoint, self._stored)
         check_fit(self.description, self.checkpoint, self._adapters, self.dtype)
         self._stacks = stack_adapters(self._adapters, self.dtype)
         self.sharding = self._sharded()
@@ -224,7 +227,7 @@ class EngineLoader:
                     return self.load(progress, smaller)
             self._require_memory(need, batch_size, length, free)
         try:
-            weights = load_weights(self.description, self.checkpoint, self.mesh, self.sharding, self._scheme)
+            weights = load_weights(self.description, self.checkpoint, self.mesh, self.sharding, self.layers())
             for layer, stack in self._stacks.items():
                 weights |= {
                     name: self.mesh.send(array, self.sharding.weight(name, array.shape))
@@ -294,6 +297,10 @@ class EngineLoader:
             position=self.shape(1, 1).position_bytes(),
             slot=4 * self.description.vocabulary,
         )
+
+    def layers(self) -> LayerReader:
+        """Of what comes in fewer bits, or is made so."""
+        return LayerReader(self._stored, self.source.made)
 
     def _sharded(self) -> Sharding:
         """How the model lies on the devices."""

@@ -4,6 +4,7 @@ On the host there is never more than the tensor that is read and its converted c
 converted copy stays.
 """
 
+import math
 import time
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.loading.layers import LayerReader
 from text_generation_server.model.checkpoint import Checkpoint, OpenCheckpoint
 from text_generation_server.model.description import ModelDescription, WeightSpec
-from text_generation_server.model.quantisation.scheme import Scheme
+from text_generation_server.model.quantisation.stored import StoredLayers
 from text_generation_server.runtime.mesh import Buffer, DeviceMesh
 
 NUMBERS = ("F64", "F32", "F16", "BF16")
@@ -26,13 +27,19 @@ NUMBERS = ("F64", "F32", "F16", "BF16")
 PROGRESS_SECONDS = 5.0
 
 
-def check_tensors(description: ModelDescription, checkpoint: Checkpoint) -> None:
+def check_tensors(
+    description: ModelDescription, checkpoint: Checkpoint, stored: StoredLayers | None = None
+) -> None:
     """Raises UnsupportedModelError for the first tensor whose shape or dtype does not fit; reads no values."""
     for name, weight in description.weights.items():
         if weight.part not in (None, "weight"):
             continue  # It comes from the same tensor.
-        wanted = tuple(reversed(weight.shape)) if weight.transposed else weight.shape
-        given, kind = checkpoint.shapes[weight.source], checkpoint.kind(weight.source)
+        # Groups of inputs are one dimension more.
+        shape = weight.shape if weight.part is None else (math.prod(weight.shape[:-1]), weight.shape[-1])
+        wanted = tuple(reversed(shape)) if weight.transposed else shape
+        layer = stored.get(weight.source) if stored else None
+        given = layer.shape if layer else checkpoint.shapes[weight.source]
+        kind = NUMBERS[0] if layer else checkpoint.kind(weight.source)
         if given != wanted:
             raise UnsupportedModelError(
                 f"the weights in {checkpoint.directory} do not fit config.json: {weight.source} has the shape "
@@ -50,12 +57,12 @@ def load_weights(
     checkpoint: Checkpoint,
     mesh: DeviceMesh,
     sharding: Sharding,
-    scheme: Scheme | None = None,
+    layers: LayerReader | None = None,
 ) -> dict[str, Buffer]:
     """All weights on the devices, in the layout and dtype of the programs, by name; each device gets its part.
 
     Args:
-        scheme: in which linear layers are kept; None: as other weights.
+        layers: makes those in fewer bits; None: there are none.
 
     Raises:
         UnsupportedModelError: a file is damaged.
@@ -65,11 +72,10 @@ def load_weights(
     done = 0
     weights: dict[str, Buffer] = {}
     with checkpoint.opened() as tensors:
-        layers = LayerReader(tensors, scheme)
         for name, weight in description.weights.items():
-            read = layers.read_part if weight.part is not None else partial(read_part, tensors)
+            read = layers.read_part if layers and weight.part is not None else read_part
             partition = sharding.weight(name, weight.shape)
-            weights[name] = mesh.assemble(weight.shape, partition, partial(read, weight))
+            weights[name] = mesh.assemble(weight.shape, partition, partial(read, tensors, weight))
             done += weight.nbytes
             if time.monotonic() - reported > PROGRESS_SECONDS:
                 reported = time.monotonic()

@@ -18,7 +18,7 @@ from text_generation_server.model.building import BuiltModel
 from text_generation_server.model.description import ModelDescription, ModelSource, WeightSpec
 from text_generation_server.model.linear import store_transposed
 from text_generation_server.model.quantisation.linear import PartFacts, quantise
-from text_generation_server.model.quantisation.scheme import MADE, Scheme
+from text_generation_server.model.quantisation.scheme import Scheme
 from text_generation_server.model.served import AdapterTensors, ServedModel
 from text_generation_server.model.sharding import quantised_dimensions, split_dimensions
 
@@ -34,7 +34,7 @@ class PlacedModel:
         """Raises UnsupportedModelError: see `model.building`, or the model needs what attention here cannot do."""
         built = BuiltModel(source)
         self._weights = recording.Placeholders()
-        parts = quantise(built.model, partial(scheme_of, source), getattr(torch, source.dtype))
+        parts = quantise(built.model, partial(scheme_of, source, built), getattr(torch, source.dtype))
         originals = store_transposed(built.model) if source.transposed else {}
         weights = self._place(built, originals, parts)
         stacks = {
@@ -110,9 +110,9 @@ class PlacedModel:
         )
 
 
-def scheme_of(source: ModelSource, layer: str) -> Scheme | None:
+def scheme_of(source: ModelSource, built: BuiltModel, layer: str) -> Scheme | None:
     """In what a linear layer is kept; None: in the dtype of the model."""
-    return None if source.quantize is None else MADE[source.quantize]
+    return source.stored.get(built.sources[f"{layer}.weight"], source.made)
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -13,6 +13,9 @@ from safetensors import SafetensorError, safe_open
 
 from text_generation_server.errors import UnsupportedModelError
 
+UNKNOWN_TO_SAFETENSORS = {"F8_E4M3": "float8_e4m3fn"}
+"""What it cannot make numpy arrays of, and the dtype of `ml_dtypes` for it."""
+
 HEADS = ("lm_head.weight", "embed_out.weight")
 EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "wte.weight")
 """Ends of the names that heads and embeddings have in checkpoints."""
@@ -46,6 +49,9 @@ class Checkpoint:
         """The dtype in the words of safetensors, for example "BF16"."""
         return self._kinds[tensor]
 
+    def file(self, tensor: str) -> Path:
+        return self._files[tensor]
+
     @contextmanager
     def opened(self) -> Iterator["OpenCheckpoint"]:
         """For reading values; errors become UnsupportedModelError."""
@@ -54,7 +60,7 @@ class Checkpoint:
                 files = {
                     path: stack.enter_context(safe_open(path, "np")) for path in set(self._files.values())
                 }
-                yield OpenCheckpoint({name: files[path] for name, path in self._files.items()})
+                yield OpenCheckpoint({name: files[path] for name, path in self._files.items()}, self)
             except (SafetensorError, OSError) as error:
                 raise self._unreadable(error) from error
 
@@ -80,10 +86,16 @@ class Checkpoint:
 class OpenCheckpoint:
     """Reads tensors of a checkpoint one at a time."""
 
-    def __init__(self, files: dict[str, Any]) -> None:
+    def __init__(self, files: dict[str, Any], checkpoint: Checkpoint) -> None:
         self._files = files
+        self._checkpoint = checkpoint
+
+    def __contains__(self, tensor: str) -> bool:
+        return tensor in self._files
 
     def read(self, tensor: str) -> NDArray[Any]:
+        if (dtype := UNKNOWN_TO_SAFETENSORS.get(self._checkpoint.kind(tensor))) is not None:
+            return read_bytes(self._checkpoint.file(tensor), tensor, dtype)
         values: NDArray[Any] = self._files[tensor].get_tensor(tensor)
         return values
 
@@ -93,6 +105,16 @@ class OpenCheckpoint:
             return self.read(tensor)
         values: NDArray[Any] = self._files[tensor].get_slice(tensor)[part]
         return values
+
+
+def read_bytes(file: Path, tensor: str, dtype: str) -> NDArray[Any]:
+    """A tensor by the layout of safetensors: the length of the header in 8 bytes, the header in JSON, and the data."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        entry = json.loads(opened.read(length))[tensor]
+        start, end = entry["data_offsets"]
+        opened.seek(8 + length + start)
+        return np.frombuffer(opened.read(end - start), dtype).reshape(entry["shape"])
 
 
 def weight_files(directory: Path) -> list[Path]:

@@ -41,10 +41,8 @@ def load_config(directory: Path) -> Any:
                 f"{architecture} does not generate text; a ...ForCausalLM checkpoint of a supported model type works"
             )
     if getattr(config, "quantization_config", None) is not None:
-        raise UnsupportedModelError(
-            "quantized checkpoints are not supported (quantization_config in config.json); "
-            "use the float16, bfloat16 or float32 checkpoint of this model"
-        )
+        # `model.quantisation.stored` reads it; transformers would look for libraries of its own.
+        del config.quantization_config
     for rope_type in rope_types(getattr(config, "rope_parameters", None)):
         if rope_type not in SUPPORTED_ROPE_TYPES:
             raise UnsupportedModelError(

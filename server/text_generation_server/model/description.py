@@ -5,12 +5,12 @@ It is found once (`lowering.placed`), kept with the lowered programs, and is all
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from text_generation_server.engine.state import ITEM_BYTES, HeadsAndDim
-from text_generation_server.model.quantisation.scheme import Part
+from text_generation_server.model.quantisation.scheme import Part, Scheme
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,14 @@ class ModelSource:
 
     Attributes:
         directory: of the checkpoint.
-        tensors: the names of the checkpoint's tensors; None: those that transformers would write, for tools that have
-            a configuration and no weights.
+        tensors: the names of the checkpoint's tensors, as they would be if it were not quantised; None: those that
+            transformers would write, for tools that have a configuration and no weights.
         dtype: of weights, cache and logits.
         transposed: linear layers keep their weight as [inputs, outputs], which XLA on a CPU wants.
         own_head: the checkpoint has a head that differs from the embedding, whatever config.json says.
         adapter_ranks: by linear layer, the ranks of all LoRA adapters together.
-        quantize: in what linear layers are kept, a name of `quantisation.scheme.MADE`; None: in `dtype`.
+        made: in what linear layers are kept that are not stored otherwise; None: in `dtype`.
+        stored: in what those are kept whose weight, one of `tensors`, comes quantised.
     """
 
     directory: Path
@@ -139,7 +140,8 @@ class ModelSource:
     transposed: bool
     own_head: bool
     adapter_ranks: dict[str, int]
-    quantize: str | None = None
+    made: Scheme | None = None
+    stored: dict[str, Scheme] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "directory": str(self.directory)}
@@ -151,5 +153,7 @@ class ModelSource:
                 **data,
                 "directory": Path(data["directory"]),
                 "tensors": None if data["tensors"] is None else tuple(data["tensors"]),
+                "made": None if data["made"] is None else Scheme(**data["made"]),
+                "stored": {name: Scheme(**scheme) for name, scheme in data["stored"].items()},
             }
         )

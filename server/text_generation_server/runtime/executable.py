@@ -13,7 +13,14 @@ from jax.experimental import serialize_executable
 from text_generation_server.engine.sharding import ONE_CHIP, WHOLE, Sharding
 from text_generation_server.lowering.lowered import LoweredProgram, Parameter, Result
 from text_generation_server.runtime.mesh import Buffer, DeviceMesh
-from text_generation_server.runtime.stablehlo import CallOrder, Placements, call_order, jitted, shapes
+from text_generation_server.runtime.stablehlo import (
+    CallOrder,
+    Placements,
+    accept_packed,
+    call_order,
+    jitted,
+    shapes,
+)
 
 COMPILER_OPTIONS = {
     # How many bytes must be used of what is copied to on-chip memory. By default the compiler moves a cache there that
@@ -61,6 +68,7 @@ class Executable:
     ) -> None:
         self.memory = memory
         self._compiled = compiled
+        accept_packed(compiled)
         self._signature = signature
         self._constants = dict(constants)
         self._template: list[Buffer | None] = []

@@ -118,6 +118,19 @@ def shapes(program: LoweredProgram, order: CallOrder, places: Placements) -> lis
     ]
 
 
+def accept_packed(compiled: Any) -> None:
+    """Lets a compiled program take arrays of int4.
+
+    It says that two of them share a byte, as they do in arrays on the device, whose layouts do not say so; JAX takes
+    that for a difference. What really differs is refused by the device.
+    """
+    executable = compiled._executable
+    executable._xla_in_layouts = [
+        None if layout is not None and layout.sub_byte_element_size_in_bits else layout
+        for layout in executable._xla_in_layouts
+    ]
+
+
 def as_exported(program: LoweredProgram, sharding: Sharding) -> export.Exported:
     """The program as if JAX had exported it, with its marks as `sharding` means them."""
     arguments = [jax.ShapeDtypeStruct(p.shape, np.dtype(p.dtype)) for p in program.parameters]

@@ -55,15 +55,14 @@ class QuantisedLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs], in the dtype of `inputs`."""
         dtype = inputs.dtype
-        # The conversion comes first: nothing else may touch values whose dtype is put right later.
-        values = self.weight.to(dtype)
+        # A conversion comes first: nothing else may touch values whose dtype is put right later.
         if self.scheme.group is None and dtype is not torch.float16:
-            outputs = (torch.matmul(inputs, values) * self.scales[0]).to(dtype)
+            outputs = (torch.matmul(inputs, self.weight.to(dtype)) * self.scales[0]).to(dtype)
         elif self.scheme.group is None:
             # What the multiplication gives before it is scaled goes beyond the largest float16.
-            outputs = torch.matmul(inputs, (values * self.scales).to(dtype))
+            outputs = torch.matmul(inputs, (self.weight.to(torch.float32) * self.scales).to(dtype))
         else:
-            weight = values * self.scales.unsqueeze(1)
+            weight = self.weight.to(torch.float32) * self.scales.unsqueeze(1)
             if self.scheme.offsets:
                 weight = weight + self.offsets.unsqueeze(1)
             if self.scheme.ordered:

@@ -53,8 +53,10 @@ class Scheme:
         }
 
 
-MADE = {"int8": Scheme("int8"), "fp8": Scheme("float8_e4m3fn")}
-"""What can be made of any checkpoint while it is loaded."""
+INT8, FP8 = Scheme("int8"), Scheme("float8_e4m3fn")
 
-NAMES = {"int8": "int8", "eetq": "int8", "bitsandbytes": "int8", "fp8": "fp8"}
-"""What --quantize may say, and which of MADE it means; the launcher of TGI has its own two names for int8."""
+MADE = {"int8": INT8, "eetq": INT8, "bitsandbytes": INT8, "fp8": FP8}
+"""What --quantize makes of any checkpoint while it is loaded; the launcher of TGI has its own two names for int8."""
+
+STORED = ("gptq", "awq", "compressed-tensors")
+"""What --quantize may say of a checkpoint that comes quantised, beside fp8. The launcher says so unasked."""
