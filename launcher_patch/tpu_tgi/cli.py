@@ -1,6 +1,7 @@
 """The command `tpu-tgi`: two numbers and the stock launcher's options -> the stock programs, or the embedded ones."""
 
 import os
+import sys
 from importlib.metadata import version
 from typing import Any, NoReturn, Protocol
 
@@ -9,6 +10,7 @@ from typer.core import TyperCommand
 
 from text_generation_server.errors import InvalidSettingError
 from text_generation_server.wire.limits import WireVersion
+from tpu_tgi.demo import demo_arguments
 from tpu_tgi.dry_run import memory_section, numbers_section
 from tpu_tgi.embedded import EmbeddedLaunch
 from tpu_tgi.options.command import Choices, command
@@ -18,6 +20,12 @@ from tpu_tgi.parameters.model import Checkpoint
 from tpu_tgi.stock.help import stock_help
 from tpu_tgi.stock.launch import StockLaunch
 from tpu_tgi.stock.programs import StockPrograms
+from tpu_tgi.terminal.chat import chat
+
+PROGRAM = "tpu-tgi"
+
+# How a shell asks typer for completions.
+COMPLETE, COMPLETE_WORDS = "_TPU_TGI_COMPLETE", "_TYPER_COMPLETE_ARGS"
 
 
 class Launch(Protocol):
@@ -55,7 +63,8 @@ class Command(TyperCommand):
 
 
 def main(choices: Choices) -> None:
-    """Serve a model over HTTP: `tpu-tgi MODEL`, or `tpu-tgi --model-id MODEL`. `tpu-tgi --version` prints the version.
+    """Serve a model over HTTP: `tpu-tgi MODEL`, or `tpu-tgi --model-id MODEL`. `tpu-tgi demo` serves a small model that
+    it fetches, `tpu-tgi chat` talks to a service that runs, `tpu-tgi --version` prints the version.
 
     Give HF_BATCH_SIZE (requests that run at once) and HF_SEQUENCE_LENGTH (tokens of a prompt and its answer
     together), or neither: all other numbers follow. Every option can also be given as an environment variable in
@@ -92,4 +101,27 @@ def run(choices: Choices) -> None:
     typer.echo("\n".join(lines + launch.describe()))
 
 
-app = command(main, os.environ, Command)
+serve = command(main, os.environ, Command)
+talk = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+talk.command()(chat)
+
+
+def app() -> None:
+    """`tpu-tgi`: `chat` and `demo` as its first word are commands of their own, everything else serves a model."""
+    completing = COMPLETE in os.environ
+    words = os.environ.get(COMPLETE_WORDS, "").split(" ")[1:] if completing else sys.argv[1:]
+    if words[:1] == ["chat"] and (not completing or len(words) > 1):
+        if completing:
+            # typer knows the shells once it has made a command that offers to install completion.
+            typer.main.get_command(serve)
+            os.environ[COMPLETE_WORDS] = " ".join([PROGRAM, *words[1:]])
+        talk(words[1:], prog_name=PROGRAM if completing else f"{PROGRAM} chat")
+    elif words[:1] == ["demo"] and not completing:
+        try:
+            words = words[1:] if "--help" in words else demo_arguments(words[1:], os.environ)
+        except InvalidSettingError as error:
+            typer.echo(f"Error: {error}", err=True)
+            sys.exit(1)
+        serve(words, prog_name=f"{PROGRAM} demo")
+    else:
+        serve(sys.argv[1:], prog_name=PROGRAM)

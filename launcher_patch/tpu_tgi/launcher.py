@@ -18,6 +18,7 @@ from tpu_tgi.router.server import Router
 from tpu_tgi.settings import LauncherSettings
 from tpu_tgi.shard_command import download_arguments, serve_arguments, shard_environment
 from tpu_tgi.shard_process import ShardDiedError, ShardProcess, kill_all
+from tpu_tgi.terminal.progress import progress_bar
 from tpu_tgi.warming_up import answering_503
 
 logger = logging.getLogger(__name__)
@@ -159,7 +160,7 @@ async def start_router(
     listener: socket.socket,
 ) -> Router:
     """Returns when the shard is warm. Raises RouterStartError."""
-    async with answering_503(listener, shard.progress, page=settings.router.page):
+    async with answering_503(listener, shard.warm_up, page=settings.router.page), progress_bar(shard.warm_up):
         await shard.wait_for_socket(socket_path)
         return await Router.start(settings.router, socket_path, texts)
 

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from typing import TextIO
 
 import loguru
 
@@ -49,6 +50,21 @@ class JsonFormatter(logging.Formatter):
         )
 
 
+class StdoutHandler(logging.StreamHandler[TextIO]):
+    """Writes to what is stdout at that moment: a progress bar puts itself in its place."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stdout
+
+    @stream.setter
+    def stream(self, _: TextIO) -> None:
+        """Fixed."""
+
+
 def timestamp(record: logging.LogRecord) -> str:
     moment = datetime.fromtimestamp(record.created, UTC).replace(tzinfo=None)
     return f"{moment.isoformat(timespec='microseconds')}Z"
@@ -69,7 +85,7 @@ def level_of(filter_text: str) -> str:
 def configure(level: str, json_output: bool) -> None:
     """Everything that this process logs, libraries included, goes through one handler."""
     logging.addLevelName(logging.WARNING, "WARN")
-    handler = logging.StreamHandler(sys.stdout)
+    handler = StdoutHandler()
     handler.setFormatter(JsonFormatter() if json_output else TextFormatter())
     logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)
     forward_loguru(level)

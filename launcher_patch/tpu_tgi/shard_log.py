@@ -6,7 +6,7 @@ import logging
 from collections import deque
 
 from tpu_tgi.logs import LEVELS
-from tpu_tgi.warming_up import Progress
+from tpu_tgi.warming_up import WarmUp
 
 logger = logging.getLogger("text-generation-server")
 
@@ -34,10 +34,10 @@ def forward_line(line: str) -> str:
     return text
 
 
-async def forward(stream: asyncio.StreamReader, progress: Progress) -> None:
-    """Forwards stdout until it closes; `progress` sees every line."""
+async def forward(stream: asyncio.StreamReader, warm_up: WarmUp) -> None:
+    """Forwards stdout until it closes; `warm_up` sees every line."""
     while line := await next_line(stream):
-        progress.notice(forward_line(line.decode(errors="replace")))
+        warm_up.notice(forward_line(line.decode(errors="replace")))
 
 
 async def keep(stream: asyncio.StreamReader, lines: deque[str]) -> None:

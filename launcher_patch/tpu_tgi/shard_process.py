@@ -16,7 +16,7 @@ from typing import Self
 
 from text_generation_server.errors import InvalidSettingError
 from tpu_tgi.shard_log import KEPT_LINES, LINE_LIMIT, forward, keep
-from tpu_tgi.warming_up import Progress
+from tpu_tgi.warming_up import WarmUp
 
 logger = logging.getLogger(__name__)
 
@@ -41,17 +41,17 @@ class ShardProcess:
     """One run of `text-generation-server`.
 
     Attributes:
-        progress: of its warm-up, as its log tells it.
+        warm_up: how far that is, as the log tells it.
     """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self.progress = Progress()
+        self.warm_up = WarmUp()
         self._errors: deque[str] = deque(maxlen=KEPT_LINES)
         if process.stdout is None or process.stderr is None:
             raise ValueError("The output of the shard must be piped")
         self._readers = [
-            asyncio.create_task(forward(process.stdout, self.progress)),
+            asyncio.create_task(forward(process.stdout, self.warm_up)),
             asyncio.create_task(keep(process.stderr, self._errors)),
         ]
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import socket
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -11,27 +12,54 @@ from email.parser import BytesHeaderParser
 
 from tpu_tgi.page.files import File, find
 
-PROGRAMS = re.compile(r"Warm-up (\d+/\d+):")
+PROGRAMS = re.compile(r"Warm-up (\d+)/(\d+):")
 
 RETRY_SECONDS = 5
 HEAD_SECONDS = 5.0
 
 
 @dataclass
-class Progress:
-    """How far the shard is. programs: compiled ones of all, like `3/19`; None before the first."""
+class WarmUp:
+    """How far the shard is.
 
-    programs: str | None = None
+    Attributes:
+        done, total: programs that are compiled, and all of them; None before the first.
+        first, begin: what was done when the first of these was heard of, and when, by `time.monotonic`.
+    """
+
+    done: int | None = None
+    total: int | None = None
+    first: int = 0
+    begin: float = 0.0
 
     def notice(self, line: str) -> None:
         """Takes a line of the shard's log, which may be about something else."""
         if found := PROGRAMS.match(line):
-            self.programs = found[1]
+            self.done, total = int(found[1]), int(found[2])
+            if total != self.total:
+                # Compiling and the first runs are counted one after the other.
+                self.total, self.first, self.begin = total, self.done, time.monotonic()
+
+    @property
+    def status(self) -> str:
+        return "loading the model" if self.done is None else "warming up"
+
+    @property
+    def seconds_left(self) -> float | None:
+        """If the others take as long as those before them, which are the larger ones; None if too few are known."""
+        if self.done is None or self.total is None or self.done == self.first:
+            return None
+        return (time.monotonic() - self.begin) / (self.done - self.first) * (self.total - self.done)
 
     def answer(self) -> bytes:
         """The whole response, to whatever was asked."""
-        status = "loading the model" if self.programs is None else "warming up"
-        body = json.dumps({"status": status, "programs": self.programs}).encode()
+        left = self.seconds_left
+        said = {
+            "status": self.status,
+            "programs": None if self.done is None else f"{self.done}/{self.total}",
+            "seconds_left": None if left is None else round(left, 1),
+        }
+        body = json.dumps(said).encode()
         headers = {"content-type": "application/json", "retry-after": str(RETRY_SECONDS)}
         return response("503 Service Unavailable", headers, body)
 
@@ -51,7 +79,7 @@ def wanted_file(head: bytes) -> File | None:
 
 
 @asynccontextmanager
-async def answering_503(listener: socket.socket, progress: Progress, *, page: bool) -> AsyncIterator[None]:
+async def answering_503(listener: socket.socket, warm_up: WarmUp, *, page: bool) -> AsyncIterator[None]:
     """Answers on the bound socket `listener` until the block is left; with `page`, browsers get that, which shows the
     progress.
 
@@ -62,7 +90,7 @@ async def answering_503(listener: socket.socket, progress: Progress, *, page: bo
         with suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), HEAD_SECONDS)
             file = wanted_file(head) if page else None
-            writer.write(response("200 OK", file.headers, file.content) if file else progress.answer())
+            writer.write(response("200 OK", file.headers, file.content) if file else warm_up.answer())
             await writer.drain()
         writer.close()
 

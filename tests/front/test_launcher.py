@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from front.launched import Launched, launched
 from front.running_front import wait_until
 from tpu_tgi.shard_process import executable
-from tpu_tgi.warming_up import Progress
+from tpu_tgi.warming_up import WarmUp
 
 
 class Launch(Protocol):
@@ -177,16 +178,28 @@ def test_while_the_model_is_loaded_clients_are_told_to_come_again(launch: Launch
             response = httpx.post(f"{running.url}{path}", json={"inputs": "a"})
             assert response.status_code == 503
             assert response.headers["retry-after"] == "5"
-            assert response.json() == {"status": "loading the model", "programs": None}
+            assert response.json() == {
+                "status": "loading the model",
+                "programs": None,
+                "seconds_left": None,
+            }
         running.signal(signal.SIGTERM)
         assert running.exit_code() == 0
 
 
 def test_the_programs_that_are_compiled_are_counted() -> None:
-    progress = Progress()
-    for line in ("Warm-up 1/19: decode in 2.1 s", "Warm-up 2/19: prefill 128 in 6.2 s", "something else"):
-        progress.notice(line)
-    assert b'{"status": "warming up", "programs": "2/19"}' in progress.answer()
+    warm_up = WarmUp()
+    warm_up.notice("Warm-up 1/19: decode in 2.1 s")
+    assert warm_up.seconds_left is None
+    time.sleep(0.1)
+    for line in ("Warm-up 2/19: prefill 128 in 6.2 s", "something else"):
+        warm_up.notice(line)
+    # 17 programs of 0.1 s.
+    assert warm_up.seconds_left == pytest.approx(1.7, rel=0.3)
+    assert b'{"status": "warming up", "programs": "2/19", "seconds_left": 1.' in warm_up.answer()
+    # What comes after is counted anew.
+    warm_up.notice("Warm-up 1/6: decode first run in 0.3 s")
+    assert warm_up.seconds_left is None
 
 
 def test_without_a_path_the_socket_is_where_nobody_else_can_go(launch: Launch, tmp_path: Path) -> None:

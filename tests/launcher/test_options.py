@@ -6,7 +6,7 @@ import re
 import pytest
 import typer.testing
 
-from tpu_tgi.cli import app
+from tpu_tgi.cli import serve
 from tpu_tgi.options.option import Panel
 from tpu_tgi.options.stock_only import STOCK_ONLY_VARIABLES
 from tpu_tgi.options.table import OPTIONS
@@ -40,7 +40,7 @@ def test_every_setting_of_the_router_has_an_option() -> None:
 
 
 def test_help_shows_every_option_with_unit_and_default_in_its_group() -> None:
-    text = typer.testing.CliRunner().invoke(app, ["--help"], env={"PATH": "", "COLUMNS": "200"}).output
+    text = typer.testing.CliRunner().invoke(serve, ["--help"], env={"PATH": "", "COLUMNS": "200"}).output
     groups = re.split(r"^╭─ (.*?) ─+╮$", text, flags=re.MULTILINE)
     shown = dict(zip(groups[1::2], groups[2::2], strict=True))
     assert [name for name in shown if name != "Options"] == [str(panel) for panel in Panel]
@@ -64,7 +64,7 @@ def test_a_number_out_of_range_is_refused_with_the_nearest_that_is_taken(
     option: str, value: str, works: str
 ) -> None:
     words = ["--model-id", "model", "--embedded", "--dry-run", option, value]
-    outcome = typer.testing.CliRunner().invoke(app, words, env={"PATH": "", "COLUMNS": "200"})
+    outcome = typer.testing.CliRunner().invoke(serve, words, env={"PATH": "", "COLUMNS": "200"})
     assert outcome.exit_code == 2
     assert f"Invalid value for '{option}'" in outcome.output
     assert f"or equal to {works} " in outcome.output

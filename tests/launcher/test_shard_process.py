@@ -13,7 +13,7 @@ from tpu_tgi.launcher import SHARD_SECONDS, left_for_shard
 from tpu_tgi.router.settings import RouterSettings
 from tpu_tgi.shard_log import forward, keep
 from tpu_tgi.shard_process import ending
-from tpu_tgi.warming_up import Progress
+from tpu_tgi.warming_up import WarmUp
 
 
 def test_a_line_that_is_too_long_does_not_stop_the_reading(caplog: pytest.LogCaptureFixture) -> None:
@@ -23,7 +23,7 @@ def test_a_line_that_is_too_long_does_not_stop_the_reading(caplog: pytest.LogCap
         stream = asyncio.StreamReader(limit=100)
         stream.feed_data(b"x" * 500 + b"\nWarm-up 1/2: decode\n")
         stream.feed_eof()
-        await forward(stream, Progress())
+        await forward(stream, WarmUp())
 
     asyncio.run(read())
     assert "a line that was too long is left out" in caplog.text

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from tpu_tgi.options.config_file import CONFIG
 from tpu_tgi.options.option import Option
 from tpu_tgi.options.table import OPTIONS
 from tpu_tgi.parameters.given import Number
@@ -73,8 +74,9 @@ def command(
                 annotation=option.annotation,
             )
         )
+    parameters.append(inspect.Parameter("config", keyword, default=None, annotation=CONFIG))
+    app = typer.Typer(pretty_exceptions_enable=False)
     main.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     # A line of the help ends where its line in the source ends, unless the paragraph is one line.
     paragraphs = inspect.cleandoc(run.__doc__ or "").split("\n\n")
     app.command(
@@ -89,4 +91,4 @@ def source_of(option: Option, context: typer.Context) -> str | None:
     """In which words an option was given; None if it was not."""
     source = context.get_parameter_source(option.name)
     name = source.name if source is not None else "DEFAULT"
-    return {"COMMANDLINE": option.flag, "ENVIRONMENT": option.variable}.get(name)
+    return {"COMMANDLINE": option.flag, "ENVIRONMENT": option.variable, "DEFAULT_MAP": option.flag}.get(name)
