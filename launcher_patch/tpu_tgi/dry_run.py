@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from text_generation_server.model.memory import LARGEST_BATCH, MemoryNeed, gibibytes
 from text_generation_server.settings import CPU_BATCH_SIZE
@@ -49,6 +49,7 @@ def numbers_section(parameters: Parameters, given: Given) -> list[str]:
         line("longest prompt", parameters.max_input_tokens, given.max_input_tokens),
         line("tokens of one prefill", parameters.max_batch_prefill_tokens, [given.max_batch_prefill_tokens]),
         line("tokens of all requests", parameters.max_batch_total_tokens, [given.max_batch_total_tokens]),
+        line("chips", parameters.chips, given.chips),
         line("concurrent requests", parameters.max_concurrent_requests, [given.max_concurrent_requests]),
         *(f"  Note: {remark}" for remark in parameters.remarks),
     ]
@@ -65,12 +66,20 @@ def memory_section(parameters: Parameters, checkpoint: Checkpoint | None, dtype:
         need = checkpoint.need(used, chip.lanes)
         if need is None:
             return [*lines, f"  not known: {checkpoint.directory} has no weights yet, or no full config.json"]
+        if parameters.chips is not None:
+            need = on_each(need, parameters.chips)
         slots = parameters.batch_size or chosen_batch(need, chip, length)
         lines.append(f"  {chip.name:<8} {used:<9} {needed(need, slots, length)}")
         if chip.memory is not None:
             verdict = fitting(need, chip.memory, slots, length, checkpoint.positions)
             lines.append(f"{'':<21}{verdict}")
     return lines
+
+
+def on_each(need: MemoryNeed, chips: int) -> MemoryNeed:
+    """What each of so many chips needs, about: norms and biases lie on all of them."""
+    parts = {name: -(-getattr(need, name) // chips) for name in ("weights", "position", "slot")}
+    return replace(need, chips=chips, **parts)
 
 
 def chosen_batch(need: MemoryNeed, chip: Chip, length: int) -> int:
@@ -90,9 +99,11 @@ def needed(need: MemoryNeed, batch_size: int, length: int) -> str:
 def fitting(need: MemoryNeed, memory: int, batch_size: int, length: int, positions: int | None) -> str:
     verdict = "fits" if need.fits(memory, batch_size, length) else "DOES NOT FIT"
     longest = need.largest_length(memory, batch_size)
+    each = f" on each of {need.chips} chips" if need.chips > 1 else ""
     return (
-        f"{verdict} in {memory / 2**30:.0f} GiB: HF_BATCH_SIZE up to {need.largest_batch(memory, length)} with this "
-        f"length, HF_SEQUENCE_LENGTH up to {min(longest, positions or longest)} with this batch size"
+        f"{verdict} in {memory / 2**30:.0f} GiB{each}: "
+        f"HF_BATCH_SIZE up to {need.largest_batch(memory, length)} with this length, "
+        f"HF_SEQUENCE_LENGTH up to {min(longest, positions or longest)} with this batch size"
     )
 
 

@@ -18,7 +18,7 @@ class LauncherSettings:
     """What the launcher itself needs; `router` holds the rest.
 
     Attributes:
-        dtype, quantize: None leaves it to the shard.
+        dtype, quantize, chips: None leaves it to the shard.
         hostname: an IP address or `localhost`.
         trust_remote_code: handed to the shard, which says that it is without effect.
         otlp_endpoint, otlp_service_name: for the shard's traces; the embedded router makes none.
@@ -31,6 +31,7 @@ class LauncherSettings:
     router: RouterSettings
     dtype: str | None
     quantize: str | None
+    chips: int | None
     trust_remote_code: bool
     otlp_endpoint: str | None
     otlp_service_name: str | None
@@ -68,6 +69,7 @@ def launcher_settings(choices: Choices, parameters: Parameters) -> LauncherSetti
         router=RouterSettings(**router),
         dtype=values["dtype"].value if values["dtype"] else None,
         quantize=values["quantize"],
+        chips=parameters.chips,
         trust_remote_code=values["trust_remote_code"],
         otlp_endpoint=values["otlp_endpoint"],
         otlp_service_name=values["otlp_service_name"],

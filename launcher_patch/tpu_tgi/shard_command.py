@@ -55,6 +55,7 @@ def added_variables(settings: LauncherSettings) -> dict[str, str]:
     for name, value in (
         ("MAX_TOTAL_TOKENS", settings.router.max_total_tokens),
         ("MAX_BATCH_SIZE", settings.router.max_batch_size),
+        ("HF_NUM_CHIPS", settings.chips),
     ):
         if value is not None:
             added[name] = str(value)

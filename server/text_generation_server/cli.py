@@ -33,7 +33,11 @@ def serve(
         str, typer.Option(help="The socket's path without the rank: -0 is appended.")
     ] = ServeFlags.uds_path,
     revision: Revision = None,
-    sharded: Annotated[bool, typer.Option("--sharded", help="Not supported.")] = False,
+    sharded: Annotated[bool, typer.Option("--sharded", help="Not supported: see --num-shard.")] = False,
+    num_shard: Annotated[
+        int | None,
+        typer.Option(help="Chips that share the model; all of this host by default. Also HF_NUM_CHIPS."),
+    ] = None,
     quantize: Annotated[
         str | None,
         typer.Option(
@@ -92,6 +96,7 @@ def serve(
                 uds_path=uds_path,
                 revision=revision,
                 sharded=sharded,
+                num_shard=num_shard,
                 quantize=quantize,
                 speculate=speculate,
                 dtype=dtype,

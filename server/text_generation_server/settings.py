@@ -37,6 +37,7 @@ class ServeFlags:
     compile_cache: str | None = None
     hang_timeout: float | None = None
     metrics_port: int | None = None
+    num_shard: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Settings:
         compile_cache: keeps compiled programs for the next start; None keeps none.
         hang_seconds: after so long a call of the device counts as hanging.
         metrics_port: for Prometheus; None: no metrics.
+        chips: of this host that share the model; None: all.
     """
 
     model_id: str
@@ -95,6 +97,7 @@ class Settings:
     compile_cache: Path | None = None
     hang_seconds: float = DEFAULT_HANG_SECONDS
     metrics_port: int | None = None
+    chips: int | None = None
 
     def __post_init__(self) -> None:
         """Raises InvalidSettingError for a value, or a combination, that cannot be honoured."""
@@ -160,17 +163,17 @@ def read_settings(model_id: str, flags: ServeFlags, environment: Mapping[str, st
         compile_cache=compile_cache(flags.compile_cache, environment),
         hang_seconds=hang_seconds(flags.hang_timeout, environment),
         metrics_port=metrics_port(flags.metrics_port, environment),
+        chips=chips(flags.num_shard, environment),
     )
 
 
 def refuse_unsupported(flags: ServeFlags, environment: Mapping[str, str]) -> None:
     """Raises InvalidSettingError for the first wish that would change results and cannot be fulfilled."""
-    if flags.sharded or any(
-        environment.get(name, "1") not in ("", "1") for name in ("WORLD_SIZE", "NUM_SHARD")
-    ):
+    if flags.sharded or environment.get("WORLD_SIZE", "1") not in ("", "1"):
         raise InvalidSettingError(
-            "More than one shard is not supported: one process serves one device. Start the launcher with "
-            "--num-shard 1 (without it, the launcher counts the devices in CUDA_VISIBLE_DEVICES)"
+            "More than one shard is not supported: one process drives all chips of this host. Start TGI's own launcher "
+            "with --num-shard 1 (without it, it counts the devices in CUDA_VISIBLE_DEVICES), and set HF_NUM_CHIPS for "
+            "fewer chips than all"
         )
     if flags.speculate:
         raise InvalidSettingError(f"--speculate {flags.speculate} is not supported. Leave it out, or use 0")
@@ -262,6 +265,22 @@ def hang_seconds(flag: float | None, environment: Mapping[str, str]) -> float:
             f"{name} must be more than 0 seconds, for example {DEFAULT_HANG_SECONDS:.0f}. Given: {given:g}"
         )
     return given
+
+
+def chips(flag: int | None, environment: Mapping[str, str]) -> int | None:
+    """--num-shard or HF_NUM_CHIPS. InvalidSettingError unless it is a positive integer, and the same in both."""
+    name = "HF_NUM_CHIPS"
+    given = positive_integer(name, environment[name]) if environment.get(name) else None
+    if flag is None:
+        return given
+    if flag < 1:
+        raise InvalidSettingError(f"--num-shard must be at least 1. Given: {flag}")
+    if given not in (None, flag):
+        raise InvalidSettingError(
+            f"--num-shard {flag} and {name}={given} mean the same and differ. Set one of them, or both to the same "
+            "value"
+        )
+    return flag
 
 
 def metrics_port(flag: int | None, environment: Mapping[str, str]) -> int | None:

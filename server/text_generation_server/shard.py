@@ -129,6 +129,7 @@ def load_shard(settings: Settings, directory: Path, on_fatal: Callable[[BaseExce
             adapters=adapters,
             skip_warmup=settings.skip_warmup,
             hang_seconds=settings.hang_seconds,
+            chips=settings.chips,
         )
         loaded = load_engine(directory, options, settings.compile_cache)
     settings.check_max_input_tokens(loaded.engine.info.max_length)

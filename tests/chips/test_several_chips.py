@@ -83,3 +83,37 @@ def test_more_chips_than_there_are_is_refused_with_a_number_that_works() -> None
         InvalidSettingError, match=r"--num-shard \(HF_NUM_CHIPS\) is 9, .* has 8: use 8 or less"
     ):
         open_mesh(9)
+
+
+def test_a_number_of_chips_that_divides_nothing_is_refused_with_those_that_work(directory: Path) -> None:
+    with pytest.raises(InvalidSettingError, match=r"is 7, which does not divide .*\. 1, 2, 4 would work"):
+        engines.loader(directory, chips=7)
+
+
+def test_without_a_number_as_many_chips_share_the_model_as_divide_it(tmp_path: Path) -> None:
+    # Five heads; where the outputs of a layer do not divide, its inputs may.
+    sizes = {"hidden_size": 80, "intermediate_size": 80, "vocab_size": 165}
+    heads = {"num_attention_heads": 5, "num_key_value_heads": 5}
+    loader = engines.loader(save("llama", tmp_path, **sizes, **heads), chips=None)
+    assert loader.mesh.size == 8
+    loader = engines.loader(
+        save("llama", tmp_path, **(sizes | {"hidden_size": 60}), **heads, head_dim=12), chips=None
+    )
+    assert loader.mesh.size == 6
+
+
+def test_slots_that_the_chips_cannot_share_are_refused_with_numbers_that_work(directory: Path) -> None:
+    with pytest.raises(
+        InvalidSettingError, match=r"HF_BATCH_SIZE .* is 6, and 4 chips .*: 4 or 8 would work"
+    ):
+        engines.loader(directory, batch_size=6, max_length=64, chips=4).load()
+
+
+def test_each_chip_needs_its_part_of_the_memory(directory: Path) -> None:
+    one, four = (
+        engines.loader(directory, batch_size=4, max_length=64, chips=n).memory_need() for n in (1, 4)
+    )
+    assert one.weights / 4 < four.weights < one.weights / 3.5
+    assert (four.position, four.slot) == (one.position // 4, one.slot // 4)
+    assert four.largest_batch(four.total(7, 64) * 2, 64) % 4 == 0
+    assert "on each of 4 chips" in four.refusal(1, 4, 64) or "each of 4 chips has" in four.refusal(1, 4, 64)

@@ -39,7 +39,7 @@ GIVEN = st.builds(
     max_batch_prefill_tokens=number("--max-batch-prefill-tokens"),
     max_batch_total_tokens=number("MAX_BATCH_TOTAL_TOKENS"),
     max_concurrent_requests=number("--max-concurrent-requests"),
-    num_shard=st.none() | st.builds(Number, st.just("--num-shard"), st.integers(0, 3)),
+    chips=numbers("HF_NUM_CHIPS", "--num-shard"),
 )
 POSITIONS = st.none() | st.sampled_from([2, 64, 1024, 2048, 8192, 131_072])
 WIRES = st.sampled_from(list(WireVersion))
@@ -72,10 +72,10 @@ def changed(what: Given, source: str, value: int) -> Given:
         each(what.batch_size),
         each(what.sequence_length),
         each(what.max_input_tokens),
+        each(what.chips),
         one(what.max_batch_prefill_tokens),
         one(what.max_batch_total_tokens),
         one(what.max_concurrent_requests),
-        one(what.num_shard),
     )
 
 

@@ -66,12 +66,23 @@ def test_what_cannot_be_served_is_refused_by_name(
     )
 
 
-def test_more_shards_than_one_are_refused(tmp_path: Path, model: str) -> None:
-    outcome = dry_run(install(tmp_path / "bin", None, None), model, "--num-shard", "2")
+@pytest.mark.parametrize("variables", [{}, {"HF_NUM_CHIPS": "4"}, {"NUM_SHARD": "4"}])
+def test_the_number_of_chips_reaches_the_one_shard(
+    tmp_path: Path, model: str, variables: dict[str, str]
+) -> None:
+    options = [] if variables else ["--num-shard", "4"]
+    outcome = dry_run(install(tmp_path / "bin", None, None), model, *options, **variables)
+    command = outcome.output.split("and the shard:\n")[1]
+    assert "HF_NUM_CHIPS=4 " in command
+    assert "WORLD_SIZE=1 " in command
+    assert "--sharded" not in command
+
+
+def test_two_numbers_of_chips_that_differ_are_refused(tmp_path: Path, model: str) -> None:
+    outcome = dry_run(install(tmp_path / "bin", None, None), model, "--num-shard", "4", HF_NUM_CHIPS="8")
     assert outcome.exit_code == 1
-    assert outcome.output == (
-        "Error: `--num-shard 2` is not supported, as one process serves one device: `--num-shard 1` would work\n"
-    )
+    assert "`HF_NUM_CHIPS=8`" in outcome.output
+    assert "`--num-shard 4`" in outcome.output
 
 
 def test_options_of_the_shard_reach_its_environment(tmp_path: Path, model: str) -> None:

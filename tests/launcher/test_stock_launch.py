@@ -49,6 +49,14 @@ def test_the_launcher_gets_every_number_that_two_numbers_mean(programs: Path, mo
     assert "--max-batch-total-tokens" not in outcome.arguments
 
 
+def test_the_launcher_starts_one_shard_and_that_is_told_the_number_of_chips(
+    programs: Path, model: str
+) -> None:
+    outcome = run(programs, model, "--num-shard", "4", "--dry-run")
+    assert "--num-shard 1 " in outcome.output
+    assert "HF_NUM_CHIPS=4 " in outcome.output
+
+
 def test_a_batch_size_that_nobody_chose_is_left_to_the_shard(programs: Path, model: str) -> None:
     outcome = run(programs, model)
     assert "--max-batch-size" not in outcome.arguments

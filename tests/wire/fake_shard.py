@@ -54,6 +54,7 @@ class EngineOptions:
     adapters: Sequence[tuple[str, Path]]
     skip_warmup: bool
     hang_seconds: float
+    chips: int | None
 
 
 def load_engine(model_directory: Path, options: EngineOptions, compile_cache: Path | None) -> LoadedEngine:

@@ -90,7 +90,9 @@ def test_the_longest_prompt_may_come_from_the_launchers_environment_and_a_flag_w
         ({}, {"max_input_tokens": 0}, ["--max-input-tokens", "0"]),
         ({}, {"uds_path": "/tmp/" + "x" * 110}, ["--uds-path is too long"]),
         ({"WORLD_SIZE": "8"}, {}, ["--num-shard 1"]),
-        ({"NUM_SHARD": "2"}, {}, ["--num-shard 1"]),
+        ({"HF_NUM_CHIPS": "0"}, {}, ["HF_NUM_CHIPS", "at least 1", "0"]),
+        ({}, {"num_shard": 0}, ["--num-shard", "at least 1", "0"]),
+        ({"HF_NUM_CHIPS": "4"}, {"num_shard": 8}, ["--num-shard 8", "HF_NUM_CHIPS=4"]),
         (
             {"LORA_ADAPTERS": "a=b=c"},
             {},
@@ -113,6 +115,14 @@ def test_what_cannot_be_honoured_is_refused_by_name(
         settings(environment, **flags)
     for words in named:
         assert words in str(refusal.value)
+
+
+def test_the_number_of_chips_comes_from_either_place_and_is_that_of_the_host_without() -> None:
+    assert settings({}).chips is None
+    assert settings({"HF_NUM_CHIPS": "4"}).chips == 4
+    assert settings({}, num_shard=2).chips == 2
+    # What the launcher was told by its variable says nothing to the one shard that it started.
+    assert settings({"NUM_SHARD": "2"}).chips is None
 
 
 def test_adapters_come_in_the_launchers_format() -> None:

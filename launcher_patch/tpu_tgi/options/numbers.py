@@ -18,7 +18,7 @@ def given_numbers(choices: Choices) -> Given:
         max_batch_prefill_tokens=choices.number("max_batch_prefill_tokens"),
         max_batch_total_tokens=choices.number("max_batch_total_tokens"),
         max_concurrent_requests=choices.number("max_concurrent_requests"),
-        num_shard=choices.number("num_shard"),
+        chips=every(variable("HF_NUM_CHIPS", choices.environment), choices.number("num_shard")),
     )
 
 

@@ -70,8 +70,9 @@ SHAPE = (
         "--num-shard",
         Panel.SHAPE,
         int,
-        "Processes that share the model; only 1 is served.",
-        unit="PROCESSES",
-        otherwise="1, whatever CUDA_VISIBLE_DEVICES lists",
+        "Chips that share the model; also HF_NUM_CHIPS.",
+        unit="CHIPS",
+        otherwise="all of the host",
+        least=1,
     ),
 )

@@ -32,6 +32,7 @@ class Parameters:
         max_batch_prefill_tokens: prompt tokens in one prefill: from the longest prompt to what the slots hold.
         max_batch_total_tokens: as given; the routers take the shard's own number and warn if there is another.
         max_concurrent_requests: requests that run or wait; None leaves it to the router, which learns the batch size.
+        chips: that share the model; None: all of the host.
         remarks: what works, and is perhaps not meant.
     """
 
@@ -41,6 +42,7 @@ class Parameters:
     max_batch_prefill_tokens: int | None
     max_batch_total_tokens: int | None
     max_concurrent_requests: int | None
+    chips: int | None = None
     remarks: tuple[str, ...] = ()
 
 
@@ -56,9 +58,7 @@ def derive(given: Given, positions: int | None, wire: WireVersion, *, needs_leng
             that has to change, and a value that works.
     """
     wrong = Contradictions()
-    if given.num_shard is not None:
-        one_device = "is not supported, as one process serves one device"
-        wrong.at_most(wrong.at_least(given.num_shard, 1, one_device), 1, one_device)
+    chips = wrong.agreed(given.chips)
     batch = wrong.agreed(given.batch_size)
     total = wrong.agreed(given.sequence_length)
     longest = wrong.agreed(given.max_input_tokens)
@@ -105,6 +105,7 @@ def derive(given: Given, positions: int | None, wire: WireVersion, *, needs_leng
         max_batch_prefill_tokens=prefill.value if prefill else length,
         max_batch_total_tokens=budget.value if budget else None,
         max_concurrent_requests=concurrent.value if concurrent else slots and concurrent_requests(slots),
+        chips=chips.value if chips else None,
         remarks=tuple(remarks),
     )
 

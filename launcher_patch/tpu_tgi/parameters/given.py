@@ -21,22 +21,22 @@ class Number:
 
 @dataclass(frozen=True)
 class Given:
-    """What was given of the numbers that depend on each other; the first three have two names each.
+    """What was given of the numbers that depend on each other; the first four have two names each.
 
     Attributes:
         batch_size: HF_BATCH_SIZE, --max-batch-size: requests that run at once.
         sequence_length: HF_SEQUENCE_LENGTH, --max-total-tokens: tokens of prompt and answer together.
         max_input_tokens: --max-input-tokens, --max-input-length: tokens of the longest prompt.
+        chips: HF_NUM_CHIPS, --num-shard: that share the model.
         max_batch_prefill_tokens: prompt tokens of one prefill.
         max_batch_total_tokens: tokens of all running requests together.
         max_concurrent_requests: requests that run or wait.
-        num_shard: processes that share a model.
     """
 
     batch_size: tuple[Number, ...] = ()
     sequence_length: tuple[Number, ...] = ()
     max_input_tokens: tuple[Number, ...] = ()
+    chips: tuple[Number, ...] = ()
     max_batch_prefill_tokens: Number | None = None
     max_batch_total_tokens: Number | None = None
     max_concurrent_requests: Number | None = None
-    num_shard: Number | None = None

@@ -42,7 +42,7 @@ def shape_arguments(programs: StockPrograms, parameters: Parameters) -> list[str
     """The numbers that have to agree with each other, as far as they are known."""
     longest = "--max-input-tokens" if programs.launcher_version >= (2, 0) else "--max-input-length"
     numbers = {
-        # Without it the launcher counts the devices of CUDA_VISIBLE_DEVICES.
+        # One process drives all chips. Without it the launcher counts the devices of CUDA_VISIBLE_DEVICES.
         "--num-shard": 1,
         "--max-batch-size": parameters.batch_size,
         "--max-total-tokens": parameters.sequence_length,
@@ -61,7 +61,7 @@ def arguments(option: Option, value: Any) -> list[str]:
     return [word for one in values for word in (option.flag, str(one))]
 
 
-def launcher_environment(programs: StockPrograms, choices: Choices) -> dict[str, str]:
+def launcher_environment(programs: StockPrograms, choices: Choices, parameters: Parameters) -> dict[str, str]:
     """The variables for the launcher and everybody below it.
 
     What the numbers were derived from is taken out: the launcher would read it again, and refuses both names of one
@@ -75,6 +75,8 @@ def launcher_environment(programs: StockPrograms, choices: Choices) -> dict[str,
             environment[option.variable] = "true" if value else "false"
         elif given and option not in SHAPE:
             environment[option.variable] = stock_value(option, given)
+    if parameters.chips is not None:
+        environment["HF_NUM_CHIPS"] = str(parameters.chips)
     if "log_level" in choices.sources:
         level = choices.values["log_level"]
         environment["LOG_LEVEL"] = LEVELS.get(level.upper(), level.lower() if level.isalpha() else level)

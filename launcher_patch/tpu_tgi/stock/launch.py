@@ -55,7 +55,7 @@ class StockLaunch:
                 "start in another directory, for example /tmp"
             )
         prometheus_port = check_ports(choices, programs.launcher_version)
-        environment = launcher_environment(programs, choices)
+        environment = launcher_environment(programs, choices, parameters)
         if keys:
             environment["API_KEY"] = keys[0]
         key_given = choices.values["api_key"] is not None

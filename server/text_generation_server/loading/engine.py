@@ -17,9 +17,9 @@ from text_generation_server.engine import catalogue
 from text_generation_server.engine.contract import EngineInfo, WarmupProgress
 from text_generation_server.engine.engine import StaticBatchEngine
 from text_generation_server.engine.layout import CacheLayout
-from text_generation_server.engine.sharding import Sharding
 from text_generation_server.engine.state import BatchShape, initial_rows
 from text_generation_server.errors import InvalidSettingError, UnsupportedModelError
+from text_generation_server.loading.chips import ModelArrays, check_slots
 from text_generation_server.loading.keys import code_key, model_key, text_key
 from text_generation_server.loading.layers import LayerReader
 from text_generation_server.loading.weights import check_tensors, load_weights
@@ -32,7 +32,6 @@ from text_generation_server.model.description import ModelDescription, ModelSour
 from text_generation_server.model.memory import LARGEST_BATCH, MemoryNeed
 from text_generation_server.model.quantisation.choice import scheme_to_make
 from text_generation_server.model.quantisation.stored import stored_layers
-from text_generation_server.model.sharding import Parallel, adapter_dimensions, cache_split
 from text_generation_server.runtime.cache import ProgramCache
 from text_generation_server.runtime.compiler import Compiler
 from text_generation_server.runtime.executable import Executable
@@ -166,7 +165,7 @@ class EngineLoader:
 
         Raises:
             UnsupportedModelError: there are no weights, or they cannot be read.
-            InvalidSettingError: an adapter cannot be served, or there is no device.
+            InvalidSettingError: an adapter cannot be served, there is no device, or the chips do not divide the model.
         """
         self.options = options
         self.mesh = mesh or open_mesh(options.chips)
@@ -191,7 +190,9 @@ class EngineLoader:
         check_tensors(self.description, self.checkpoint, self._stored)
         check_fit(self.description, self.checkpoint, self._adapters, self.dtype)
         self._stacks = stack_adapters(self._adapters, self.dtype)
-        self.sharding = self._sharded()
+        self._arrays = ModelArrays(self.description, self._stacks)
+        self.mesh = self.mesh.first(self._arrays.chosen(options.chips, self.mesh.size))
+        self.sharding = self._arrays.sharding(self.mesh.size)
 
     def load(
         self, progress: Callable[[WarmupProgress], None] = log_progress, most_slots: int = LARGEST_BATCH
@@ -208,6 +209,7 @@ class EngineLoader:
         length = resolve_max_length(self.description.positions, options.max_length)
         need = self.memory_need()
         batch_size = options.batch_size or self._chosen_batch(need, length, free, most_slots)
+        check_slots(self.sharding, batch_size)
         self._require_memory(need, batch_size, length, free)
         shape = self.shape(batch_size, length)
         names = catalogue.names(shape, scores_prompts=options.scores_prompts)
@@ -222,7 +224,7 @@ class EngineLoader:
                 logger.info(
                     "A batch of {} does not fit beside the programs, trying a smaller one", batch_size
                 )
-                smaller = min(batch_size - 1, need.largest_batch(free, length))
+                smaller = min(batch_size - need.multiple, need.largest_batch(free, length))
                 if smaller >= 1:
                     return self.load(progress, smaller)
             self._require_memory(need, batch_size, length, free)
@@ -290,27 +292,12 @@ class EngineLoader:
         )
 
     def memory_need(self) -> MemoryNeed:
-        """What weights and batch take on the device, from headers alone."""
-        weights, stacks = self.description.weights.values(), self._stacks.values()
-        return MemoryNeed(
-            weights=sum(weight.nbytes for weight in weights) + sum(stack.nbytes for stack in stacks),
-            position=self.shape(1, 1).position_bytes(),
-            slot=4 * self.description.vocabulary,
-        )
+        """What weights and batch take on each device, from headers alone."""
+        return self._arrays.memory_need(self.sharding, self.shape(1, 1))
 
     def layers(self) -> LayerReader:
         """Of what comes in fewer bits, or is made so."""
         return LayerReader(self._stored, self.source.made)
-
-    def _sharded(self) -> Sharding:
-        """How the model lies on the devices."""
-        weights = {name: weight.split for name, weight in self.description.weights.items()}
-        for layer, stack in self._stacks.items():
-            parallel = self.description.modules[layer].parallel
-            for name in stack.named(layer):
-                part = name.rpartition(".")[2]
-                weights[name] = adapter_dimensions(Parallel(parallel) if parallel else None, part)
-        return Sharding(self.mesh.size, cache_split(self.description.layers, self.mesh.size), weights)
 
     def _described(self) -> ModelDescription:
         payload = self._cache.get(self._model_key)
@@ -328,10 +315,10 @@ class EngineLoader:
 
     def _chosen_batch(self, need: MemoryNeed, length: int, free: int | None, most: int) -> int:
         if self.mesh.is_cpu or free is None:
-            return CPU_BATCH_SIZE
-        batch_size = min(most, need.largest_batch(free, length))
+            return -(-CPU_BATCH_SIZE // need.multiple) * need.multiple
+        batch_size = min(most, need.largest_batch(free, length)) // need.multiple * need.multiple
         logger.info("HF_BATCH_SIZE is not set: {} slots of {} tokens fit", batch_size, length)
-        return max(1, batch_size)
+        return max(need.multiple, batch_size)
 
     def _require_memory(self, need: MemoryNeed, batch_size: int, length: int, free: int | None) -> None:
         if free is not None and not need.fits(free, batch_size, length):
@@ -345,6 +332,7 @@ class EngineLoader:
         logger.info(
             f"Loaded {self.description.model_type} in {self.dtype} on {self.mesh.kind}: batch size {shape.slots}, "
             f"sequence length {shape.length}, KV cache {need.cache(shape.slots, shape.length) / 2**20:.0f} MiB"
+            + (f" on each of {self.mesh.size} chips" if self.mesh.size > 1 else "")
         )
 
 

@@ -13,19 +13,23 @@ LARGEST_BATCH = 128
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """All in bytes.
+    """In bytes; of several chips, on each.
 
     Attributes:
         weights: all parameters, adapters too.
         position: keys and values of one token in all layers.
         slot: what a slot takes beside its cache: the counts of each token of the vocabulary.
         programs: the code of all compiled programs, and the largest intermediate results of one; None: not known yet.
+        chips: that share the model.
+        multiple: the number of slots must be one of it.
     """
 
     weights: int
     position: int
     slot: int
     programs: int | None = None
+    chips: int = 1
+    multiple: int = 1
 
     def with_programs(self, size: int) -> "MemoryNeed":
         return replace(self, programs=size)
@@ -56,18 +60,23 @@ class MemoryNeed:
         if self.programs is not None:
             asked += f" and {gibibytes(self.programs)} for programs and their intermediate results"
         if memory is None or self.fits(memory, batch_size, length):
-            return f"{asked}, which does not fit in the memory of the device: lower one of the two numbers"
+            return f"{asked}, which does not fit in the memory of {self.device}: lower one of the two numbers"
         batch, longest = self.largest_batch(memory, length), self.largest_length(memory, batch_size)
         fitting = [f"HF_BATCH_SIZE={batch} with this length"] if batch else []
         fitting += [f"HF_SEQUENCE_LENGTH={longest} with this batch size"] if longest else []
         advice = (
             " or ".join(fitting) or "HF_BATCH_SIZE=1 and a shorter HF_SEQUENCE_LENGTH, or a smaller model,"
         )
-        return f"{asked}, and the device has {gibibytes(memory)} for all of it: {advice} would fit"
+        return f"{asked}, and {self.device} has {gibibytes(memory)} for all of it: {advice} would fit"
+
+    @property
+    def device(self) -> str:
+        return "the device" if self.chips == 1 else f"each of {self.chips} chips"
 
     def largest_batch(self, memory: int, length: int) -> int:
         """The most slots of this length that fit; 0 if not even one does."""
-        return max(0, (self.usable(memory) - self.weights) // (length * self.position + self.slot))
+        slots = max(0, (self.usable(memory) - self.weights) // (length * self.position + self.slot))
+        return slots // self.multiple * self.multiple
 
     def largest_length(self, memory: int, batch_size: int) -> int:
         """The longest slots of which so many fit; 0 if there is no room for two tokens."""

@@ -63,6 +63,10 @@ class DeviceMesh:
         """For people, for example "TPU v5 lite"."""
         return str(self.devices[0].device_kind)
 
+    def first(self, count: int) -> "DeviceMesh":
+        """So many of the devices."""
+        return self if count == self.size else mesh_of(self.devices[:count])
+
     def placed(self, partition: Partition) -> Any:
         """The jax.sharding.Sharding of arrays that are split so."""
         if self.size == 1:
@@ -143,4 +147,9 @@ def open_mesh(count: int | None = None) -> DeviceMesh:
             f"--num-shard (HF_NUM_CHIPS) is {count}, and this host has {len(devices)}: use {len(devices)} or less, or "
             "leave it out, for all of them"
         )
-    return DeviceMesh(Mesh(np.array(devices[:count]).reshape(1, -1), AXES))
+    return mesh_of(devices[:count])
+
+
+def mesh_of(devices: list[Any]) -> DeviceMesh:
+    """One replica, whose model these devices share."""
+    return DeviceMesh(Mesh(np.array(devices).reshape(1, -1), AXES))
