@@ -10,6 +10,8 @@ from image.repository import EXAMPLES, PROGRAMS, documents, image_name
 from tpu_tgi.options.table import OPTIONS
 
 COMPOSE = ["compose.yaml", "compose.tpu.yaml"]
+# PodMonitoring is an extension of Google's, of which no schema is here.
+OF_KUBERNETES = [document for document in documents("gke.yaml") if document["kind"] != "PodMonitoring"]
 (GRACEFUL_TERMINATION_SECONDS,) = (
     option.default for option in OPTIONS if option.name == "graceful_termination_timeout"
 )
@@ -41,7 +43,7 @@ def test_compose_files_follow_the_compose_specification() -> None:
 
 
 @pytest.mark.parametrize("version", ["1.28", kubernetes_validate.latest_version()])
-@pytest.mark.parametrize("document", documents("gke.yaml"), ids=lambda document: document["kind"])
+@pytest.mark.parametrize("document", OF_KUBERNETES, ids=lambda document: document["kind"])
 def test_kubernetes_objects_follow_the_api(document: dict[str, Any], version: str) -> None:
     """1.28 is the oldest in which a container gets TPUs without being privileged. Unknown fields are errors."""
     kubernetes_validate.validate(document, version, strict=True)
@@ -60,9 +62,10 @@ def test_running_answers_have_the_time_that_the_launcher_gives_them(
 
 def test_tokens_stand_in_no_file(service: dict[str, Any], container: dict[str, Any]) -> None:
     assert service["environment"]["HF_TOKEN"] is None
-    (token,) = (variable for variable in container["env"] if variable["name"] == "HF_TOKEN")
-    assert "value" not in token
-    assert token["valueFrom"]["secretKeyRef"]
+    for name in ("HF_TOKEN", "API_KEY"):
+        (secret,) = (variable for variable in container["env"] if variable["name"] == name)
+        assert "value" not in secret
+        assert secret["valueFrom"]["secretKeyRef"]
 
 
 def test_weights_outlive_the_container(service: dict[str, Any], container: dict[str, Any]) -> None:
@@ -73,10 +76,26 @@ def test_weights_outlive_the_container(service: dict[str, Any], container: dict[
 def test_other_probes_wait_for_the_warm_up(container: dict[str, Any]) -> None:
     probe = container["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 1800
-    (port,) = container["ports"]
+    (port,) = (port for port in container["ports"] if port["name"] == "http")
     for name in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[name]["httpGet"] == {"path": "/health", "port": port["name"]}
     assert port["containerPort"] == 80
+
+
+def test_the_container_has_no_right_that_it_does_not_need(
+    pod: dict[str, Any], container: dict[str, Any]
+) -> None:
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}
+
+
+def test_metrics_of_router_and_shard_are_collected(container: dict[str, Any]) -> None:
+    (monitoring,) = (document for document in documents("gke.yaml") if document["kind"] == "PodMonitoring")
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert {endpoint["port"] for endpoint in monitoring["spec"]["endpoints"]} == set(ports)
+    assert {"name": "TPU_TGI_METRICS_PORT", "value": str(ports["metrics"])} in container["env"]
 
 
 def test_compose_needs_root_on_a_tpu_only(service: dict[str, Any]) -> None:
