@@ -88,6 +88,7 @@ bench: $(INSTALLED) ## measure the engine beside eager transformers, and each fe
 
 tpu-check: $(INSTALLED) $(TPU_CHECK)/.installed ## compile the programs with the TPU compiler and judge the result
 	@PYTHONPATH=$(TPU_CHECK) $(BIN)/python -m benchmarks.tpu_check
+	@PYTHONPATH=$(TPU_CHECK) $(BIN)/python -m benchmarks.tpu_check_chips
 
 # Beside the environment and not in it, where JAX would look for a TPU at each start.
 $(TPU_CHECK)/.installed: pyproject.toml

@@ -6,8 +6,8 @@ a dynamic-slice its slice, and an update in place (dynamic-update-slice, scatter
 Sizes are those of the device's tiles: a TPU pads the last two dimensions of an array, so that a cache with 64 numbers
 per head takes, and moves, the bytes of 128.
 
-Not counted: operands that are read again and again because they do not fit on the chip. A loop or a branch is
-refused, since the text does not say how often it runs.
+Not counted: operands that are read again and again because they do not fit on the chip. A branch is refused, and a loop
+of which the text does not say how often it runs, unless the caller does.
 """
 
 import math
@@ -32,7 +32,7 @@ FREE = {
     "slice-done",
 }
 FREE_CUSTOM_CALLS = ('"ConcatBitcast"', '"AllocateBuffer"')
-CONTROL_FLOW = {"while", "conditional", "call"}
+CONTROL_FLOW = {"conditional", "call"}
 # What these need of their first operand is what their own users need of them.
 SAME_ELEMENTS = {"bitcast", "convert", "copy", "reshape", "transpose"}
 SLICES = {"slice", "dynamic-slice", "gather"}
@@ -41,6 +41,7 @@ UPDATES = {"dynamic-update-slice": 1, "scatter": 2}
 
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+BODY = re.compile(r"body=%?([\w.\-]+)")
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^{}]*)\})?")
 
 
@@ -98,21 +99,36 @@ class Traffic:
     bytes: int
 
 
-def hbm_traffic(hlo: str) -> list[Traffic]:
+def hbm_traffic(hlo: str, unknown_trips: int | None = None) -> list[Traffic]:
     """The instructions of an optimised HLO module that move anything, largest first.
 
+    Args:
+        unknown_trips: how often loops run of which the text does not say it.
+
     Raises:
-        ValueError: the program has a loop or a branch.
+        ValueError: the program has a branch, or a loop of which nobody says how often it runs.
     """
-    counter = Counter(hlo)
-    moves = [Traffic(i.name, i.op, counter.moved(i)) for i in counter.entry.instructions.values()]
+    counter = Module(hlo, unknown_trips)
+    moves = [
+        Traffic(i.name, i.op, counter.moved(counter.entry, i)) for i in counter.entry.instructions.values()
+    ]
     return sorted((move for move in moves if move.bytes), key=lambda move: -move.bytes)
 
 
-class Counter:
+def trips(loop: Instruction, unknown: int | None) -> int:
+    """How often the body of a loop runs. Raises ValueError if neither the text nor `unknown` says it."""
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.line):
+        return int(known[1])
+    if unknown is None:
+        raise ValueError(f"{loop.op} {loop.name}: how often its body runs is not known")
+    return unknown
+
+
+class Module:
     """The computations of one module, and what their instructions read and write."""
 
-    def __init__(self, hlo: str) -> None:
+    def __init__(self, hlo: str, unknown_trips: int | None = None) -> None:
+        self._unknown_trips = unknown_trips
         self.computations: dict[str, Computation] = {}
         self.entry = computation = Computation()
         for line in hlo.splitlines():
@@ -130,10 +146,20 @@ class Counter:
                         found[2]
                     )
 
-    def moved(self, instruction: Instruction) -> int:
-        """Bytes that one instruction of the entry computation reads and writes."""
+        bodies = re.findall(BODY, hlo)
+        self._outside_fusions = [
+            self.entry,
+            *(self.computations[name] for name in bodies if name in self.computations),
+        ]
+
+    def moved(self, computation: Computation, instruction: Instruction) -> int:
+        """Bytes that one instruction of the entry computation, or of the body of a loop, reads and writes."""
         if instruction.op in FREE or any(target in instruction.line for target in FREE_CUSTOM_CALLS):
             return 0
+        if instruction.op == "while":
+            count = trips(instruction, self._unknown_trips)
+            body = self.computations[re.findall(BODY, instruction.line)[0]]
+            return count * sum(self.moved(body, inner) for inner in body.instructions.values())
         if instruction.op in CONTROL_FLOW:
             raise ValueError(f"{instruction.op} {instruction.name}: how often its body runs is not known")
         if instruction.op in ("copy-start", "slice-start"):
@@ -142,10 +168,14 @@ class Counter:
             return min(ends, key=lambda end: end.size).bytes * sum(end.in_hbm for end in ends)
         read = 0.0
         for place, operand in enumerate(instruction.operands):
-            source = self.entry.instructions[operand]
+            source = computation.instructions[operand]
             if source.hbm_bytes and operand not in instruction.operands[:place]:
-                read += source.hbm_bytes * self.read_by(self.entry, source, instruction)
-        return round(read + self.written(self.entry, instruction))
+                read += source.hbm_bytes * self.read_by(computation, source, instruction)
+        return round(read + self.written(computation, instruction))
+
+    def _outside(self, computation: Computation) -> bool:
+        """Whether it is no body of a fusion."""
+        return any(computation is each for each in self._outside_fusions)
 
     def read_by(self, computation: Computation, source: Instruction, user: Instruction) -> float:
         """The part of `source` that one of its users reads, 0 to 1."""
@@ -159,10 +189,10 @@ class Counter:
             elif place == 0 and user.op in SLICES:
                 part += user.size / source.size
             elif place == 0 and user.op in UPDATES:
-                part += self.read_in(computation, user) if computation is not self.entry else 0.0
+                part += self.read_in(computation, user) if not self._outside(computation) else 0.0
             elif user.op == "tuple" and self.is_update(computation, source):
                 part += 0.0
-            elif user.op in SAME_ELEMENTS and computation is not self.entry:
+            elif user.op in SAME_ELEMENTS and not self._outside(computation):
                 part += self.read_in(computation, user)
             else:
                 part += 1.0

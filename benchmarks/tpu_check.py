@@ -45,6 +45,7 @@ from text_generation_server.lowering.here import LoweringHere
 from text_generation_server.lowering.lowered import LoweredProgram
 from text_generation_server.lowering.request import ProgramOptions
 from text_generation_server.model.description import ModelDescription, ModelSource
+from text_generation_server.runtime.executable import COMPILER_OPTIONS
 from text_generation_server.runtime.stablehlo import Placements, call_order, jitted, shapes
 from text_generation_server.sampling.parameters import WatermarkStrength
 
@@ -181,7 +182,8 @@ def judge(program: LoweredProgram, topology: str) -> Verdict:
     places = Placements(ONE_CHIP, (chip,) * len(program.parameters), (chip,) * len(program.results))
     started = time.perf_counter()
     try:
-        compiled = jitted(program, order, places, "tpu").lower(*shapes(program, order, places)).compile()
+        lowered = jitted(program, order, places, "tpu").lower(*shapes(program, order, places))
+        compiled = lowered.compile(compiler_options=COMPILER_OPTIONS["tpu"])
     except jax.errors.JaxRuntimeError as error:
         said = re.search(r"Ran out of memory[^.]*\.[^.]*\.[^.]*\.?", str(error))
         words = " ".join((said.group() if said else str(error)).split())[:200]

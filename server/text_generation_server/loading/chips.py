@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from loguru import logger
 
+from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.sharding import WHOLE, CacheSplit, Sharding
 from text_generation_server.engine.state import BatchShape
 from text_generation_server.errors import InvalidSettingError
@@ -21,10 +22,12 @@ class ModelArrays:
     """What of a model lies on chips.
 
     Attributes:
+        layout: of the cache.
         stacks: of adapters, by layer.
     """
 
     description: ModelDescription
+    layout: CacheLayout
     stacks: Mapping[str, LayerStack]
 
     def sharding(self, chips: int) -> Sharding:
@@ -35,7 +38,7 @@ class ModelArrays:
             for name in stack.named(layer):
                 part = name.rpartition(".")[2]
                 weights[name] = adapter_dimensions(Parallel(parallel) if parallel else None, part)
-        return Sharding(chips, cache_split(self.description.layers, chips), weights)
+        return Sharding(chips, cache_split(self.description.layers, self.layout, chips), weights)
 
     def undivided(self, chips: int) -> str | None:
         """A matrix that so many chips do not divide, in words; None if there is none."""

@@ -190,7 +190,8 @@ class EngineLoader:
         check_tensors(self.description, self.checkpoint, self._stored)
         check_fit(self.description, self.checkpoint, self._adapters, self.dtype)
         self._stacks = stack_adapters(self._adapters, self.dtype)
-        self._arrays = ModelArrays(self.description, self._stacks)
+        self._layout = options.layout or (CacheLayout.HEADS if self.mesh.is_cpu else CacheLayout.LANES)
+        self._arrays = ModelArrays(self.description, self._layout, self._stacks)
         self.mesh = self.mesh.first(self._arrays.chosen(options.chips, self.mesh.size))
         self.sharding = self._arrays.sharding(self.mesh.size)
 
@@ -268,7 +269,7 @@ class EngineLoader:
             length=length,
             vocabulary=self.description.vocabulary,
             layers=self.description.layers,
-            layout=self.options.layout or (CacheLayout.HEADS if self.mesh.is_cpu else CacheLayout.LANES),
+            layout=self._layout,
             dtype=self.dtype,
             adapters=bool(self._adapters),
         )

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from enum import Enum
 
+from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.sharding import CacheSplit
 from text_generation_server.engine.state import HeadsAndDim
 from text_generation_server.model.quantisation.scheme import Part, Scheme
@@ -102,7 +103,10 @@ def adapter_dimensions(parallel: Parallel | None, part: str) -> tuple[int, ...]:
     return (0,) if (parallel, part) == (Parallel.INPUTS, "down") else ()
 
 
-def cache_split(layers: Iterable[tuple[HeadsAndDim, HeadsAndDim]], chips: int) -> CacheSplit:
-    """By heads if each chip gets whole ones of each layer."""
-    whole = all(heads % chips == 0 for layer in layers for heads, _ in layer)
+def cache_split(
+    layers: Iterable[tuple[HeadsAndDim, HeadsAndDim]], layout: CacheLayout, chips: int
+) -> CacheSplit:
+    """By heads if each chip gets whole ones of each layer, and none lie side by side."""
+    arrays = [each for layer in layers for each in layer]
+    whole = all(heads % chips == 0 and layout.shape(heads, size) == (heads, size) for heads, size in arrays)
     return CacheSplit.HEADS if whole else CacheSplit.SLOTS
