@@ -31,8 +31,11 @@ def _one_thread() -> Iterator[None]:
     ("recipe", "layout"),
     [
         *((recipe, CacheLayout.HEADS) for recipe in RECIPES),
-        # As on a TPU: key heads that are shared, that are not, bounded scores, and a window.
-        *((recipe, CacheLayout.LANES) for recipe in ("llama", "gpt2", "gemma2", "qwen2")),
+        # As on a TPU: key heads that are shared, that are not, bounded scores, a window, sinks, and old code.
+        *(
+            (recipe, CacheLayout.LANES)
+            for recipe in ("llama", "gpt2", "gemma2", "qwen2", "granite_swa", "gptj")
+        ),
     ],
 )
 def test_an_architecture_generates_what_transformers_generates(

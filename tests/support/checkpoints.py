@@ -28,25 +28,38 @@ WINDOW = 16
 SLIDING = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 
 RECIPES: dict[str, dict[str, Any]] = {
+    "apertus": {},
     "arcee": {},
+    "biogpt": {},
+    "bloom": {},
+    "codegen": {"rotary_dim": 8},
     "cohere": {"logit_scale": 0.5},
     "cohere2": {"logit_scale": 0.5, **SLIDING},
     "cwm": SLIDING,
     "ernie4_5": {},
     "exaone4": {"sliding_window_pattern": 2, **SLIDING},
+    "falcon": {"bias": True},
+    "falcon new decoder": {"new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon alibi": {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True},
     "gemma": {},
     "gemma2": {"sliding_window": WINDOW, "query_pre_attn_scalar": 16},
     "gemma3_text": {"query_pre_attn_scalar": 16, **SLIDING},
     "glm": {"partial_rotary_factor": 0.5},
     "glm4": {"partial_rotary_factor": 0.5},
-    "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "n_inner": 96},
+    "gpt2": {"n_inner": 96},
+    "gpt_bigcode": {},
+    "gpt_bigcode every key": {"multi_query": False},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": WINDOW},
     "gpt_neox": {},
+    "gpt_neox_japanese": {"intermediate_multiple_size": 2},
+    "gptj": {"rotary_dim": 8},
     "granite": {
         "embedding_multiplier": 2.0,
         "attention_multiplier": 0.3,
         "residual_multiplier": 0.7,
         "logits_scaling": 2.0,
     },
+    "granite_swa": SLIDING,
     "helium": {},
     "hunyuan_v1_dense": {},
     "hyperclovax": {
@@ -60,6 +73,17 @@ RECIPES: dict[str, dict[str, Any]] = {
     "iquestcoder": {},
     "jais2": {},
     "llama": {},
+    "llama4_text": {
+        "intermediate_size_mlp": 96,
+        "num_local_experts": 4,
+        "interleave_moe_layer_step": 2,
+        "attention_chunk_size": WINDOW,
+        "layer_types": ["chunked_attention", "full_attention"],
+        "no_rope_layers": [1, 0],
+        # Queries grow from here on.
+        "floor_scale": 16,
+        "attn_scale": 0.3,
+    },
     "ministral": SLIDING,
     "ministral3": {
         "rope_parameters": {
@@ -72,11 +96,14 @@ RECIPES: dict[str, dict[str, Any]] = {
         }
     },
     "mistral": {"sliding_window": WINDOW},
+    "mpt": {"max_seq_len": 128},
     "nanochat": {},
     "nemotron": {"partial_rotary_factor": 0.5},
     "olmo": {"clip_qkv": 1.5},
     "olmo2": {},
     "olmo3": SLIDING,
+    "opt": {"ffn_dim": 96, "word_embed_proj_dim": 64},
+    "opt projected": {"ffn_dim": 96, "word_embed_proj_dim": 32, "do_layer_norm_before": False},
     "persimmon": {"partial_rotary_factor": 0.5, "qk_layernorm": True},
     "phi": {"partial_rotary_factor": 0.5, "qk_layernorm": True},
     "phi3": {},
@@ -93,6 +120,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "stablelm parallel": {"use_parallel_residual": True, "qk_layernorm": True},
     "starcoder2": {"sliding_window": WINDOW},
     "vaultgemma": {"query_pre_attn_scalar": 16, **SLIDING},
+    "xglm": {"ffn_dim": 96},
 }
 """By model type, and a word behind it where one type has two kinds of models."""
 
@@ -105,15 +133,15 @@ def type_of(recipe: str) -> str:
 def save(recipe: str, directory: Path, **changes: Any) -> Path:
     """Writes a random checkpoint."""
     model_type = type_of(recipe)
-    sizes = {key: value for key, value in SIZES.items() if model_type != "gpt2" or key in GPT2_SIZES}
+    usual = AutoConfig.for_model(model_type)
+    sizes = {
+        key: value for key, value in SIZES.items() if key in usual.to_dict() or key in usual.attribute_map
+    }
     config = AutoConfig.for_model(model_type, **{**sizes, **RECIPES.get(recipe, {}), **changes})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.save_pretrained(directory)
     return directory
-
-
-GPT2_SIZES = {"vocab_size", "initializer_range", "pad_token_id", "bos_token_id", "eos_token_id"}
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,8 @@ def build_mask(
     offset = q_offset.reshape(-1, 1, 1, 1) if isinstance(q_offset, Tensor) else q_offset
     queries = torch.arange(q_length, dtype=torch.int32, device=device).view(1, 1, -1, 1) + offset
     keys = torch.arange(kv_length, dtype=torch.int32, device=device).view(1, 1, 1, -1) + kv_offset
-    zero = torch.zeros((), dtype=torch.int32, device=device)
-    return mask_function(zero, zero, queries, keys)
+    rows = torch.arange(batch_size, dtype=torch.int32, device=device).view(-1, 1, 1, 1)
+    return mask_function(rows, torch.zeros_like(rows), queries, keys)
 
 
 def attend(
@@ -61,8 +61,9 @@ def attend(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor,
-    scaling: float | None = None,
+    scaling: float | Tensor | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **others: object,
 ) -> tuple[Tensor, None]:
     """Grouped-query attention with keys and values as they lie in the cache.
@@ -71,8 +72,9 @@ def attend(
         query: [rows, heads, queries, head_dim].
         key, value: [rows, length, key_value_heads, head_dim] or [rows, length, lanes], see `layout`.
         attention_mask: [rows or 1, 1, queries, length] bool.
-        scaling: of the scores; default 1 / sqrt(head_dim).
+        scaling: of the scores, one for all or [rows or 1, 1, queries, 1]; default 1 / sqrt(head_dim).
         softcap: bound of the scores by tanh (Gemma 2).
+        s_aux: attention sinks, [heads]: a score of each head for looking nowhere (GPT-OSS).
 
     Returns:
         [rows, queries, heads, head_dim], and None for the weights that nobody asks for.
@@ -87,7 +89,7 @@ def attend(
             )
     query = mark(query, QUERIES) * (query.shape[3] ** -0.5 if scaling is None else scaling)
     if key.dim() == 3:
-        return attend_lanes(module, query, key, value, attention_mask, softcap), None
+        return attend_lanes(module, query, key, value, attention_mask, softcap, s_aux), None
     blocks = [
         attend_heads(
             query[:, :, start:end],
@@ -96,6 +98,7 @@ def attend(
             # Cut in two dimensions at once, torch_xla would make a gather with an index for each number.
             attention_mask[:, :, start:end].clone()[..., :seen],
             softcap,
+            s_aux,
         )
         for start, end, seen in query_blocks(query.shape[2], key.shape[1])
     ]
@@ -114,7 +117,9 @@ def query_blocks(queries: int, keys: int) -> list[tuple[int, int, int]]:
     return [(start, min(start + QUERY_BLOCK, queries), min(start + QUERY_BLOCK, queries)) for start in starts]
 
 
-def attend_heads(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: float | None) -> Tensor:
+def attend_heads(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: float | None, sinks: Tensor | None
+) -> Tensor:
     """Queries [rows, heads, queries, head_dim], already scaled, over keys and values [rows, length, heads, head_dim].
 
     Returns [rows, queries, heads, head_dim].
@@ -124,13 +129,21 @@ def attend_heads(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softca
     # Query heads that share a key head form a group, so keys are never repeated in memory.
     grouped = query.reshape(rows, key_value_heads, heads // key_value_heads, queries, head_dim)
     scores = torch.einsum("bhgqd,bshd->bhgqs", grouped, key)
-    weights = weigh(scores, mask.unsqueeze(2), softcap).to(query.dtype)
+    if sinks is not None:
+        sinks = sinks.view(key_value_heads, -1, 1, 1)
+    weights = weigh(scores, mask.unsqueeze(2), softcap, sinks).to(query.dtype)
     mixed = torch.einsum("bhgqs,bshd->bqhgd", weights, value)
     return mixed.reshape(rows, queries, heads, value.shape[3])
 
 
 def attend_lanes(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: float | None
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    softcap: float | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     """The same for keys and values that lie side by side: the cache is never taken apart.
 
@@ -141,14 +154,18 @@ def attend_lanes(
     heads, head_dim = query.shape[1], query.shape[3]
     key_value_heads = heads // int(getattr(module, "num_key_value_groups", 1))
     scores = torch.einsum("bhqw,bsw->bhqs", to_lanes(query, key_value_heads, key.shape[2]), key)
-    weights = weigh(scores, mask, softcap).to(query.dtype)
+    weights = weigh(scores, mask, softcap, None if sinks is None else sinks.view(-1, 1, 1)).to(query.dtype)
     mixed = torch.einsum("bhqs,bsw->bhqw", weights, value)
     return from_lanes(mixed, key_value_heads, head_dim).transpose(1, 2)
 
 
-def weigh(scores: Tensor, mask: Tensor, softcap: float | None) -> Tensor:
-    """Softmax over the keys that may be seen, float32."""
+def weigh(scores: Tensor, mask: Tensor, softcap: float | None, sinks: Tensor | None) -> Tensor:
+    """Softmax over the keys that may be seen, float32; `sinks` [..., 1, 1] take their part of it."""
     scores = scores.to(torch.float32)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    return torch.softmax(torch.where(mask, scores, torch.finfo(torch.float32).min), dim=-1)
+    scores = torch.where(mask, scores, torch.finfo(torch.float32).min)
+    if sinks is None:
+        return torch.softmax(scores, dim=-1)
+    nowhere = sinks.to(torch.float32).expand(*scores.shape[:-1], 1)
+    return torch.softmax(torch.cat([scores, nowhere], dim=-1), dim=-1)[..., :-1]

@@ -88,4 +88,4 @@ def load_weights(
 def read_part(tensors: OpenCheckpoint, weight: WeightSpec, part: tuple[slice, ...]) -> NDArray[Any]:
     """What slices of a weight's shape cut out of it, in its layout and dtype."""
     values = tensors.read_part(weight.source, part[::-1] if weight.transposed else part)
-    return np.ascontiguousarray(values.T if weight.transposed else values, dtype=weight.dtype)
+    return np.asarray(values.T if weight.transposed else values, dtype=weight.dtype, order="C")

@@ -15,6 +15,7 @@ from text_generation_server.lowering import recording
 from text_generation_server.lowering.lowered import LoweredProgram
 from text_generation_server.lowering.request import ProgramOptions
 from text_generation_server.model.building import BuiltModel
+from text_generation_server.model.configuration import positions
 from text_generation_server.model.description import ModelDescription, ModelSource, WeightSpec
 from text_generation_server.model.linear import store_transposed
 from text_generation_server.model.quantisation.linear import PartFacts, quantise
@@ -49,7 +50,7 @@ class PlacedModel:
         self.description = ModelDescription(
             config.model_type,
             type(built.model).__name__,
-            int(config.max_position_embeddings),
+            positions(config),
             layers,
             vocabulary,
             weights,
@@ -69,6 +70,7 @@ class PlacedModel:
         """Replaces parameters and persistent buffers by placeholders, and moves the other buffers to the device."""
         names = {id(tensor): name for name, tensor in named_tensors(built.model)}
         shared: dict[int, Any] = {}
+        constants: dict[tuple[Any, ...], torch.Tensor] = {}
         weights: dict[str, WeightSpec] = {}
         for layer, module in built.model.named_modules():
             for tensors in (module._parameters, module._buffers):
@@ -76,7 +78,15 @@ class PlacedModel:
                     if tensor is None:
                         continue
                     if not tensor.is_meta:
-                        tensors[key] = tensor.to(recording.device())
+                        # Rotary tables, which each layer of some models has: one for all, or a program brings them all.
+                        content = (
+                            tensor.shape,
+                            tensor.dtype,
+                            tensor.reshape(-1).view(torch.uint8).numpy().tobytes(),
+                        )
+                        if content not in constants:
+                            constants[content] = tensor.to(recording.device())
+                        tensors[key] = constants[content]
                         continue
                     if id(tensor) not in shared:
                         name = names[id(tensor)]

@@ -152,6 +152,16 @@ def paired_results(
     return tuple(paired)
 
 
+def polar(length: Tensor, angle: Tensor) -> Tensor:
+    return torch.view_as_complex_copy(
+        torch.stack([length * torch.cos(angle), length * torch.sin(angle)], dim=-1)
+    )
+
+
+REWRITTEN = {"aten::polar": polar}
+"""Operations that torch_xla does not lower, made of some that it does."""
+
+
 class OnlyLowerable(TorchDispatchMode):
     """Refuses operations that torch_xla would hand to the CPU: with placeholders that ends the process."""
 
@@ -172,6 +182,8 @@ class OnlyLowerable(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = func.name()
+        if name in REWRITTEN:
+            return REWRITTEN[name](*args, **(kwargs or {}))
         if name not in self._known:
             if name in self.READS:
                 raise UnsupportedModelError(

@@ -26,7 +26,11 @@ class Architecture:
 
 
 ARCHITECTURES = (
+    Architecture("apertus", "Apertus", "xIELU with trained parameters, normed queries and keys"),
     Architecture("arcee", "AFM 4.5B", "squared ReLU"),
+    Architecture("biogpt", "BioGPT", "learned positions, scaled embeddings, biases"),
+    Architecture("bloom", "BLOOM, BLOOMZ", "ALiBi, normed embeddings, attention of its own"),
+    Architecture("codegen", "CodeGen 1", "partial and interleaved rotary, attention of its own"),
     Architecture(
         "cohere", "Command R, Aya 23", "attention and MLP in parallel, interleaved rotary, scaled logits"
     ),
@@ -40,6 +44,11 @@ ARCHITECTURES = (
     Architecture(
         "exaone4", "EXAONE 4.0", "sliding windows, norms after attention and MLP, layers without rotary"
     ),
+    Architecture(
+        "falcon",
+        "Falcon 7B to 180B, Falcon-RW",
+        "ALiBi or rotary, one key head, old and new decoder, attention of its own",
+    ),
     Architecture("gemma", "Gemma, CodeGemma", "scaled embeddings, norms of 1 + weight"),
     Architecture("gemma2", "Gemma 2", "sliding windows, bounded scores and logits"),
     Architecture(
@@ -52,12 +61,23 @@ ARCHITECTURES = (
     ),
     Architecture("glm4", "GLM-4 0414, GLM-Z1", "as GLM, with norms before and after attention and MLP"),
     Architecture("gpt2", "GPT-2, DistilGPT-2", "learned positions, transposed linear layers, biases"),
+    Architecture("gpt_bigcode", "StarCoder 1, SantaCoder", "one key head, learned positions"),
+    Architecture(
+        "gpt_neo", "GPT-Neo", "sliding windows, learned positions, scores without scale, attention of its own"
+    ),
     Architecture(
         "gpt_neox",
         "GPT-NeoX, Pythia, Dolly 2",
         "partial rotary, parallel residual, fused queries, keys and values",
     ),
+    Architecture("gpt_neox_japanese", "GPT-NeoX Japanese", "rotary on a part, attention of its own"),
+    Architecture("gptj", "GPT-J", "partial and interleaved rotary, parallel residual, attention of its own"),
     Architecture("granite", "Granite 3", "multipliers of embeddings, scores, residuals and logits"),
+    Architecture(
+        "granite_swa",
+        "Granite with sliding windows",
+        "attention sinks, sliding windows, multipliers as Granite",
+    ),
     Architecture("helium", "Helium 1", "interleaved rotary"),
     Architecture("hunyuan_v1_dense", "Hunyuan, dense", "normed queries and keys after the rotation"),
     Architecture(
@@ -71,9 +91,15 @@ ARCHITECTURES = (
         "Llama 1 to 3.3, SmolLM, TinyLlama, Yi, DeepSeek-R1-Distill-Llama, and others",
         "grouped key heads",
     ),
+    Architecture(
+        "llama4_text",
+        "Llama 4, text only",
+        "chunked attention, layers without rotary, queries that grow with their position, experts",
+    ),
     Architecture("ministral", "Ministral 8B", "sliding windows"),
     Architecture("ministral3", "Ministral 3, text only", "YaRN, queries that grow with their position"),
     Architecture("mistral", "Mistral 7B, Mistral Nemo, Mistral Small", "sliding window"),
+    Architecture("mpt", "MPT", "ALiBi, layer norm without biases, attention of its own"),
     Architecture("nanochat", "nanochat", "norms without weights, squared ReLU, bounded logits"),
     Architecture(
         "nemotron", "Minitron, Nemotron 3 and 4", "partial rotary, layer norm of 1 + weight, squared ReLU"
@@ -81,6 +107,9 @@ ARCHITECTURES = (
     Architecture("olmo", "OLMo 1", "layer norm without weights, clipped queries, keys and values"),
     Architecture("olmo2", "OLMo 2", "norms after attention and MLP, normed queries and keys"),
     Architecture("olmo3", "OLMo 3", "as OLMo 2, with sliding windows"),
+    Architecture(
+        "opt", "OPT", "learned positions with an offset, projected embeddings, norms before or after"
+    ),
     Architecture(
         "persimmon",
         "Persimmon 8B",
@@ -99,6 +128,7 @@ ARCHITECTURES = (
     Architecture("stablelm", "StableLM 2, Stable Code", "partial rotary, layer norm, parallel residual"),
     Architecture("starcoder2", "StarCoder 2", "biases, sliding window, layer norm"),
     Architecture("vaultgemma", "VaultGemma", "as Gemma 2, without the norms after attention and MLP"),
+    Architecture("xglm", "XGLM", "sinusoidal positions, scaled embeddings, attention of its own"),
 )
 
 SUPPORTED_MODEL_TYPES = tuple(architecture.model_type for architecture in ARCHITECTURES)

@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from text_generation_server.engine import attention
 from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.model import own_attention
 from text_generation_server.model.configuration import load_config
 from text_generation_server.model.description import ModelSource, ModuleFacts
 from text_generation_server.model.linear import linear_shape
@@ -29,18 +30,20 @@ class BuiltModel:
     def __init__(self, source: ModelSource) -> None:
         """Raises UnsupportedModelError: tensors are missing, or are there that the model does not have."""
         attention.register()
+        own_attention.register()
         config = load_config(source.directory)
         if source.own_head:
             config.tie_word_embeddings = False
         with torch.device("meta"):
             self.model: Any = AutoModelForCausalLM.from_config(
-                config, attn_implementation=attention.IMPLEMENTATION, dtype=getattr(torch, source.dtype)
+                config, attn_implementation=implementation_for(config), dtype=getattr(torch, source.dtype)
             )
         self.model.eval()
         # Some models look for padding in their input when they know its id: a read-back in every step.
         self.model.config.pad_token_id = None
         self.sources = tensor_sources(self.model, source)
         fill_buffers(self.model, self.sources)
+        own_attention.adapt(self.model)
         parallel = self._parallel()
         self.modules = {
             name: ModuleFacts(type(module).__name__, linear_shape(module), parallel.get(name))
@@ -62,6 +65,12 @@ class BuiltModel:
             if module is not None:
                 found[names[module]] = Parallel.VOCABULARY
         return {name: parallel.value for name, parallel in found.items()}
+
+
+def implementation_for(config: Any) -> str:
+    """The attention that a model is built with."""
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return attention.IMPLEMENTATION if own_attention.uses_interface(model_class) else "eager"
 
 
 def tensor_sources(model: Any, source: ModelSource) -> dict[str, str]:

@@ -13,6 +13,12 @@ from text_generation_server.model.checkpoint import first_line
 # sequence of the batch, so a request's tokens would depend on its neighbours.
 SUPPORTED_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
+POSITIONS = ("max_position_embeddings", "max_seq_len", "seq_length")
+"""How configurations call the longest sequence."""
+
+UNLIMITED = 2048
+"""What is assumed of models without a limit, which have no table of positions (ALiBi)."""
+
 
 def load_config(directory: Path) -> Any:
     """The checkpoint's config, if this server can run it.
@@ -59,6 +65,15 @@ def rope_types(parameters: dict[str, Any] | None) -> set[str]:
     nested = [value for value in parameters.values() if isinstance(value, dict)]
     found = set().union(*(rope_types(value) for value in nested))
     return found or {parameters.get("rope_type", "default")}
+
+
+def positions(config: Any) -> int:
+    """The longest sequence that a model was made for."""
+    for name in POSITIONS:
+        value = getattr(config, name, None)
+        if isinstance(value, int):
+            return value
+    return UNLIMITED
 
 
 def load_tokenizer(directory: Path) -> Any:

@@ -34,6 +34,20 @@ class AdapterTensors:
     owners: Tensor
 
 
+@dataclass
+class HiddenStates(BaseModelOutputWithPastAndCrossAttentions):  # type: ignore[misc]
+    """What a decoder returns: models look into it for what they return beside the logits."""
+
+    router_logits: Any = None
+
+
+def decoder_of(model: Any) -> Any:
+    """The part of a model that makes hidden states of tokens, which its head turns into logits."""
+    decoder = model.get_decoder()
+    # Llama 4 calls its decoder otherwise than transformers expects.
+    return model.model if decoder is model else decoder
+
+
 class ServedModel:
     """The model itself stays what it is: hooks add each row's update to the outputs of its linear layers.
 
@@ -59,14 +73,13 @@ class ServedModel:
     def base_model(self, *, adapters: Tensor | None = None, **inputs: Any) -> Any:
         """The model without its head: `last_hidden_state` [rows, tokens, hidden]."""
         with self._rows_of(adapters):
-            return self._model.base_model(**inputs)
+            return decoder_of(self._model)(**inputs)
 
     def logits_of(self, hidden: Tensor, *, adapters: Tensor | None = None) -> Tensor:
         """The logits of hidden states [rows, tokens, hidden], with all that a model does after its head."""
-        base = self._model.base_model
+        base = decoder_of(self._model)
         own = base.forward
-        # The richest of the kinds of outputs: models look into it for what they return beside the logits.
-        output = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden)
+        output = HiddenStates(last_hidden_state=hidden)
         base.forward = lambda *_, **__: output
         try:
             ids = torch.zeros(hidden.shape[:2], dtype=torch.int32, device=hidden.device)

@@ -28,10 +28,13 @@ STYLES = (("colwise", Parallel.OUTPUTS), ("rowwise", Parallel.INPUTS))
 the partitioner does so where a model wants it."""
 
 NAMES = {
-    Parallel.OUTPUTS: ("c_attn", "c_fc"),
-    Parallel.INPUTS: ("c_proj",),
+    Parallel.OUTPUTS: (
+        *("c_attn", "c_fc", "q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "Wqkv"),
+        *("fc1", "fc_in", "dense_h_to_4h", "gate_proj", "up_proj"),
+    ),
+    Parallel.INPUTS: ("c_proj", "out_proj", "o_proj", "dense", "fc2", "fc_out", "dense_4h_to_h", "down_proj"),
 }
-"""Last parts of the names of layers, for models for which transformers has no plan: GPT-2."""
+"""Last parts of the names of layers, for models for which transformers has no plan: GPT-2 and others of its age."""
 
 LINEAR_DIMENSIONS = {
     # Outputs and inputs of the weight, by the class of the layer.
