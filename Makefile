@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint test serve tpu-tgi tpu-tgi-v2 lock bench tpu-check
+.PHONY: help install lint test clients serve tpu-tgi tpu-tgi-v2 lock bench tpu-check
 
 DEMO_MODEL := models/SmolLM2-135M-Instruct
 MODEL_ID := $(DEMO_MODEL)
@@ -31,8 +31,18 @@ lint: $(INSTALLED) ## format, style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: lint ## install, lint, and run the tests
+test: lint ## install, lint, and run the tests (those of other clients run once `make clients` was made)
 	$(BIN)/python -m pytest
+
+CLIENTS := .venv-clients
+
+clients: $(CLIENTS)/.installed ## make .venv-clients, for the tests of docs/clients with LangChain, LiteLLM and instructor
+
+$(CLIENTS)/.installed: pyproject.toml | $(INSTALLED)
+	rm -rf $(CLIENTS)
+	$(BIN)/uv venv --quiet --python $(BIN)/python $(CLIENTS)
+	$(BIN)/uv pip install --quiet --python $(CLIENTS)/bin/python --group clients
+	touch $@
 
 # --- serving: serve, tpu-tgi ---
 
