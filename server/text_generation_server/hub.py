@@ -19,6 +19,18 @@ MODEL, ADAPTER = "config.json", "adapter_config.json"
 """The configuration without which a directory holds no model, or no LoRA adapter."""
 
 
+SAFETENSORS = "*.safetensors"
+
+
+def conversion(model: str, destination: Path | str) -> str:
+    """A command that writes the weights of a model, and its tokenizer, as this server reads them."""
+    return (
+        'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+        f"[each.from_pretrained({model!r}, **kind).save_pretrained({str(destination)!r}) "
+        "for each, kind in ((T, {}), (M, {'dtype': 'auto'}))]\""
+    )
+
+
 def model_directory(
     model_id: str, revision: str | None, environment: Mapping[str, str], *, or_adapter: bool = False
 ) -> Path:
@@ -78,6 +90,11 @@ def checked(directory: Path, model_id: str) -> Path:
             f"{model_id} is a LoRA adapter and no model. Use --model-id {base} with --lora-adapters {model_id}"
         )
     if missing := missing_file(directory):
+        if missing == SAFETENSORS and any(directory.glob("*.bin")):
+            raise UnsupportedModelError(
+                f"{model_id} has its weights as *.bin, and pickles are not read. This converts them: "
+                f"{conversion(str(directory), directory)}"
+            )
         raise UnsupportedModelError(
             f"{model_id} cannot be served: {directory} has no {missing}. The server needs config.json, the "
             "files of a fast tokenizer and weights as *.safetensors"
@@ -93,7 +110,7 @@ def missing_file(directory: Path) -> str | None:
     if index.is_file():
         parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         return next((part for part in parts if not (directory / part).is_file()), None)
-    return None if any(directory.glob("*.safetensors")) else "*.safetensors"
+    return None if any(directory.glob(SAFETENSORS)) else SAFETENSORS
 
 
 def cached_directory(model_id: str, revision: str | None, cache: str | None) -> Path | None:
@@ -157,8 +174,11 @@ def download(model_id: str, revision: str | None, cache: str | None) -> Path:
                 "with safe_serialization=True"
             )
         if not any(file.endswith(".safetensors") for file in files):
+            convert = ""
+            if any(file.endswith(".bin") for file in sizes):
+                convert = f". This converts its pickles: {conversion(model_id, Path(model_id).name)}"
             raise UnsupportedModelError(
-                f"{where} has no *.safetensors on the hub, and other formats are not read. Use another model"
+                f"{where} has no *.safetensors on the hub, and other formats are not read{convert}"
             )
         gigabytes = sum(sizes[file] for file in files) / 1e9
         logger.info("Downloading {}: {} files, {:.2f} GB", where, len(files), gigabytes)

@@ -1,17 +1,47 @@
 """A checkpoint that cannot be served is refused with words that say what would work."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from support import engines
 from support.checkpoints import save
+from support.driver import Driver
+from support.small_tokenizers import byte_level
 from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.hub import model_directory
 from text_generation_server.model.architectures import SUPPORTED_MODEL_TYPES
 from text_generation_server.model.configuration import load_config, load_tokenizer
+
+LIES: dict[str, tuple[dict[str, Any], str]] = {
+    "heads that do not divide": (
+        {"num_attention_heads": 3},
+        r"hidden size \(64\) is not a multiple .* \(3\)",
+    ),
+    "shared heads that do not divide": (
+        {"num_key_value_heads": 3},
+        "num_attention_heads = 4 is not a multiple of num_key_value_heads = 3",
+    ),
+    "a vocabulary larger than the embedding": (
+        {"vocab_size": 500},
+        r"has the shape \[160, 64\].* needs \[500, 64\]",
+    ),
+    "a rope without its factor": (
+        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0}},
+        "Missing required keys .*factor",
+    ),
+    "more layers than weights": ({"num_hidden_layers": 3}, r"9 tensors are missing.*layers\.2\."),
+    "a word for a number": ({"num_hidden_layers": "two"}, "num_hidden_layers.* expected int"),
+    "no number of positions": ({"max_position_embeddings": None}, "max_position_embeddings.* expected int"),
+    "an activation that nobody knows": ({"hidden_act": "nothing"}, "makes no model: KeyError: 'nothing'"),
+    "a negative size": ({"hidden_size": -4}, "negative dimension -4"),
+    "a dtype that nobody knows": ({"dtype": "float99"}, "float99"),
+}
 
 
 @pytest.fixture
@@ -102,3 +132,57 @@ def test_weights_that_the_model_has_no_place_for_are_refused_by_name(checkpoint:
 def test_a_checkpoint_without_a_fast_tokenizer_is_refused(checkpoint: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="tokenizer"):
         load_tokenizer(checkpoint)
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_config_that_contradicts_itself_or_its_weights_is_refused_in_one_line(
+    lie: str, checkpoint: Path
+) -> None:
+    changes, message = LIES[lie]
+    edit_config(checkpoint, **changes)
+    with pytest.raises(UnsupportedModelError, match=message) as caught:
+        engines.loader(checkpoint, batch_size=1, max_length=64)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [
+        ("mamba2", "keeps a state"),
+        ("t5", "has an encoder beside its decoder"),
+        ("bert", "looks at a text from both sides"),
+        ("gemma3n", "shares keys and values between layers"),
+    ],
+)
+def test_a_kind_of_model_that_cannot_be_served_is_refused_with_the_reason(
+    model_type: str, reason: str, checkpoint: Path
+) -> None:
+    edit_config(checkpoint, model_type=model_type)
+    with pytest.raises(
+        UnsupportedModelError, match=f"'{model_type}' is not supported: it {reason}"
+    ) as caught:
+        load_config(checkpoint)
+    assert "Supported: apertus" in str(caught.value)
+
+
+def test_float64_weights_are_read(checkpoint: Path) -> None:
+    expected = engines.loader(checkpoint, batch_size=1, max_length=64, skip_warmup=True).load()
+    weights = {name: tensor.double() for name, tensor in load_file(checkpoint / "model.safetensors").items()}
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    engine = engines.loader(checkpoint, batch_size=1, max_length=64, skip_warmup=True).load()
+    prompt = [5, 9, 33]
+    assert Driver(engine).join(0, prompt) == Driver(expected).join(0, prompt)
+
+
+def test_weights_as_pickles_are_refused_with_a_command_that_converts_them(
+    checkpoint: Path,
+) -> None:
+    byte_level().save_pretrained(checkpoint)
+    torch.save(load_file(checkpoint / "model.safetensors"), checkpoint / "pytorch_model.bin")
+    (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(UnsupportedModelError, match="pickles are not read") as caught:
+        model_directory(str(checkpoint), None, {})
+    (command,) = re.findall('python -c "(.*)"', str(caught.value))
+    exec(command, {})
+    assert model_directory(str(checkpoint), None, {}) == checkpoint
+    engines.loader(checkpoint, batch_size=1, max_length=64)

@@ -134,6 +134,102 @@ ARCHITECTURES = (
 SUPPORTED_MODEL_TYPES = tuple(architecture.model_type for architecture in ARCHITECTURES)
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Model types that cannot be served, and why; the sentence goes on after the name of the type."""
+
+    reason: str
+    model_types: tuple[str, ...]
+
+
+REFUSALS = (
+    Refusal(
+        "keeps a state (state space, convolution or linear attention) where this server keeps keys and values",
+        (
+            *(
+                "bailing_hybrid",
+                "bamba",
+                "falcon_h1",
+                "falcon_mamba",
+                "granitemoehybrid",
+                "jamba",
+                "kimi_linear",
+            ),
+            *(
+                "lfm2",
+                "lfm2_moe",
+                "lfm3",
+                "mamba",
+                "mamba2",
+                "minimax",
+                "nemotron_h",
+                "olmo_hybrid",
+                "qwen3_5",
+            ),
+            *(
+                "qwen3_5_moe",
+                "qwen3_5_moe_text",
+                "qwen3_5_text",
+                "qwen3_next",
+                "recurrent_gemma",
+                "rwkv",
+                "xlstm",
+            ),
+            *("zamba", "zamba2", "zaya"),
+        ),
+    ),
+    Refusal(
+        "has an encoder beside its decoder, and this server runs decoders alone",
+        (
+            *(
+                "bart",
+                "bigbird_pegasus",
+                "blenderbot",
+                "blenderbot-small",
+                "encoder-decoder",
+                "longt5",
+                "m2m_100",
+            ),
+            *("marian", "mbart", "mt5", "mvp", "nllb-moe", "pegasus", "pegasus_x", "plbart", "prophetnet"),
+            *("switch_transformers", "t5", "t5gemma", "t5gemma2", "trocr", "umt5", "whisper"),
+        ),
+    ),
+    Refusal(
+        "looks at a text from both sides, and does not continue it",
+        (
+            *(
+                "albert",
+                "bert",
+                "camembert",
+                "deberta",
+                "deberta-v2",
+                "distilbert",
+                "electra",
+                "ernie",
+                "modernbert",
+            ),
+            *("mpnet", "roberta", "xlm", "xlm-roberta", "xlnet"),
+        ),
+    ),
+    Refusal(
+        "keeps keys and values compressed (latent attention), which this server's cache does not",
+        ("deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "longcat_flash", "minicpm3", "youtu"),
+    ),
+    Refusal(
+        "shares keys and values between layers, which this server's cache does not",
+        ("gemma3n", "gemma3n_text", "gemma4", "gemma4_text"),
+    ),
+    Refusal("has no cache in transformers", ("openai-gpt",)),
+)
+
+
+def refusal(model_type: str) -> str:
+    """Why a model type that is not in the table is not served, and what is."""
+    reasons = [each.reason for each in REFUSALS if model_type in each.model_types]
+    why = f": it {reasons[0]}" if reasons else ""
+    return f"model type {model_type!r} is not supported{why}. Supported: {supported()}"
+
+
 def supported() -> str:
     """The list for messages."""
     return ", ".join(SUPPORTED_MODEL_TYPES)

@@ -12,6 +12,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from text_generation_server.engine import attention
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.model import own_attention
+from text_generation_server.model.checkpoint import first_line
 from text_generation_server.model.configuration import load_config
 from text_generation_server.model.description import ModelSource, ModuleFacts
 from text_generation_server.model.linear import linear_shape
@@ -34,10 +35,7 @@ class BuiltModel:
         config = load_config(source.directory)
         if source.own_head:
             config.tie_word_embeddings = False
-        with torch.device("meta"):
-            self.model: Any = AutoModelForCausalLM.from_config(
-                config, attn_implementation=implementation_for(config), dtype=getattr(torch, source.dtype)
-            )
+        self.model = empty_model(config, source)
         self.model.eval()
         # Some models look for padding in their input when they know its id: a read-back in every step.
         self.model.config.pad_token_id = None
@@ -65,6 +63,20 @@ class BuiltModel:
             if module is not None:
                 found[names[module]] = Parallel.VOCABULARY
         return {name: parallel.value for name, parallel in found.items()}
+
+
+def empty_model(config: Any, source: ModelSource) -> Any:
+    """The model on the meta device. Raises UnsupportedModelError: there is none of this configuration."""
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                config, attn_implementation=implementation_for(config), dtype=getattr(torch, source.dtype)
+            )
+    except Exception as error:
+        # Each model takes its configuration at its word, and fails in its own way.
+        raise UnsupportedModelError(
+            f"config.json in {source.directory} makes no model: {type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 def implementation_for(config: Any) -> str:

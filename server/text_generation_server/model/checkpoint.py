@@ -17,7 +17,7 @@ UNKNOWN_TO_SAFETENSORS = {"F8_E4M3": "float8_e4m3fn"}
 """What it cannot make numpy arrays of, and the dtype of `ml_dtypes` for it."""
 
 HEADS = ("lm_head.weight", "embed_out.weight")
-EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "wte.weight")
+EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "wte.weight", "word_embeddings.weight")
 """Ends of the names that heads and embeddings have in checkpoints."""
 
 

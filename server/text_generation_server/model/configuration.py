@@ -1,12 +1,13 @@
 """What is read of a checkpoint beside its weights: configuration, tokenizer, and the tokens that end a text."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from text_generation_server.errors import UnsupportedModelError
-from text_generation_server.model.architectures import SUPPORTED_MODEL_TYPES, supported
+from text_generation_server.model.architectures import SUPPORTED_MODEL_TYPES, refusal
 from text_generation_server.model.checkpoint import first_line
 
 # Of these each position has one frequency. "dynamic" and "longrope" choose frequencies by the longest
@@ -31,15 +32,21 @@ def load_config(directory: Path) -> Any:
         raise UnsupportedModelError(
             f"no config.json in {directory}: give a model id or a directory with a checkpoint"
         )
+    model_type = raw_config(directory).get("model_type")
+    if model_type not in SUPPORTED_MODEL_TYPES:
+        raise UnsupportedModelError(refusal(str(model_type)))
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as error:
+    except Exception as error:
+        # Each configuration checks itself in its own way.
         raise UnsupportedModelError(
-            f"config.json in {directory} cannot be read: {error}. Supported model types: {supported()}"
+            f"config.json in {directory} contradicts itself: {first_line(error)}"
         ) from error
-    if config.model_type not in SUPPORTED_MODEL_TYPES:
+    heads, shared = (getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads"))
+    if isinstance(heads, int) and isinstance(shared, int) and (shared < 1 or heads % shared):
         raise UnsupportedModelError(
-            f"model type {config.model_type!r} is not supported. Supported: {supported()}"
+            f"config.json in {directory} contradicts itself: num_attention_heads = {heads} is not a multiple of "
+            f"num_key_value_heads = {shared}"
         )
     for architecture in config.architectures or []:
         if not architecture.endswith(("ForCausalLM", "LMHeadModel")):
@@ -56,6 +63,17 @@ def load_config(directory: Path) -> Any:
                 f"of the batch. Supported: {', '.join(SUPPORTED_ROPE_TYPES)}"
             )
     return config
+
+
+def raw_config(directory: Path) -> dict[str, Any]:
+    """config.json as it stands there. Raises UnsupportedModelError."""
+    try:
+        read = json.loads((directory / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UnsupportedModelError(f"config.json in {directory} cannot be read: {error}") from error
+    if not isinstance(read, dict):
+        raise UnsupportedModelError(f"config.json in {directory} holds no object")
+    return read
 
 
 def rope_types(parameters: dict[str, Any] | None) -> set[str]:
