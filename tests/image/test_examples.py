@@ -12,6 +12,7 @@ from tpu_tgi.options.table import OPTIONS
 COMPOSE = ["compose.yaml", "compose.tpu.yaml"]
 # PodMonitoring is an extension of Google's, of which no schema is here.
 OF_KUBERNETES = [document for document in documents("gke.yaml") if document["kind"] != "PodMonitoring"]
+OF_REPLICAS = documents("gke-replicas.yaml")
 (GRACEFUL_TERMINATION_SECONDS,) = (
     option.default for option in OPTIONS if option.name == "graceful_termination_timeout"
 )
@@ -43,7 +44,11 @@ def test_compose_files_follow_the_compose_specification() -> None:
 
 
 @pytest.mark.parametrize("version", ["1.28", kubernetes_validate.latest_version()])
-@pytest.mark.parametrize("document", OF_KUBERNETES, ids=lambda document: document["kind"])
+@pytest.mark.parametrize(
+    "document",
+    OF_KUBERNETES + OF_REPLICAS,
+    ids=lambda document: f"{document['kind']}-{document['metadata']['name']}",
+)
 def test_kubernetes_objects_follow_the_api(document: dict[str, Any], version: str) -> None:
     """1.28 is the oldest in which a container gets TPUs without being privileged. Unknown fields are errors."""
     kubernetes_validate.validate(document, version, strict=True)
@@ -58,6 +63,19 @@ def test_running_answers_have_the_time_that_the_launcher_gives_them(
 ) -> None:
     assert int(service["stop_grace_period"].removesuffix("s")) > GRACEFUL_TERMINATION_SECONDS
     assert pod["terminationGracePeriodSeconds"] > GRACEFUL_TERMINATION_SECONDS
+
+
+def test_replicas_are_the_one_of_the_other_example_on_more_chips(pod: dict[str, Any]) -> None:
+    (replicas,) = (document for document in OF_REPLICAS if document["kind"] == "StatefulSet")
+    theirs = replicas["spec"]["template"]["spec"]
+    (container,), (one,) = theirs["containers"], pod["containers"]
+    for name in ("image", "securityContext", "lifecycle", "startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[name] == one[name]
+    assert theirs["terminationGracePeriodSeconds"] == pod["terminationGracePeriodSeconds"]
+    rows, columns = theirs["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")
+    chips = int(rows) * int(columns)
+    assert [each["google.com/tpu"] for each in container["resources"].values()] == [chips, chips]
+    assert [volume["mountPath"] for volume in container["volumeMounts"]] == ["/data", "/dev/shm"]
 
 
 def test_tokens_stand_in_no_file(service: dict[str, Any], container: dict[str, Any]) -> None:
