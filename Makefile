@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint test clients serve tpu-tgi tpu-tgi-v2 lock bench tpu-check
+.PHONY: help install lint test clients docs serve tpu-tgi tpu-tgi-v2 lock bench tpu-check
 
 DEMO_MODEL := models/SmolLM2-135M-Instruct
 MODEL_ID := $(DEMO_MODEL)
@@ -43,6 +43,9 @@ $(CLIENTS)/.installed: pyproject.toml | $(INSTALLED)
 	$(BIN)/uv venv --quiet --python $(BIN)/python $(CLIENTS)
 	$(BIN)/uv pip install --quiet --python $(CLIENTS)/bin/python --group clients
 	touch $@
+
+docs: $(INSTALLED) ## build the documentation as a site in build/site; fails if a link leads nowhere
+	$(BIN)/mkdocs build --strict --quiet
 
 # --- serving: serve, tpu-tgi ---
 
