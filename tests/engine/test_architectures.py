@@ -7,10 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from support import engines
-from support.checkpoints import RECIPES, Expected, generate, save, type_of
+from support.checkpoints import (
+    MULTIMODAL,
+    RECIPES,
+    Expected,
+    generate,
+    save,
+    save_multimodal,
+    type_of,
+)
 from support.driver import Driver, Run
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.model.architectures import SUPPORTED_MODEL_TYPES
@@ -43,7 +51,21 @@ def test_an_architecture_generates_what_transformers_generates(
 ) -> None:
     directory = save(recipe, tmp_path)
     reference = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    chance = random.Random(recipe)
+    assert_generates(directory, reference, layout)
+
+
+@pytest.mark.parametrize("model_type", MULTIMODAL)
+def test_the_text_part_of_a_multimodal_checkpoint_generates_what_transformers_generates(
+    model_type: str, tmp_path: Path
+) -> None:
+    directory = save_multimodal(model_type, tmp_path)
+    reference = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32)
+    assert_generates(directory, reference, CacheLayout.HEADS)
+
+
+def assert_generates(directory: Path, reference: Any, layout: CacheLayout) -> None:
+    """An engine answers prompts of several lengths, which join and leave, as transformers does."""
+    chance = random.Random(0)
     prompts = [[chance.randrange(3, 160) for _ in range(length)] for length in (1, 5, 23, 40)]
     # 40 + 40 tokens: far beyond a sliding window of 16.
     expected = [generate(reference, prompt, 40) for prompt in prompts]
@@ -84,4 +106,4 @@ def prompt_logprobs(model: Any, ids: list[int]) -> list[float]:
 
 
 def test_every_architecture_that_is_claimed_has_a_checkpoint_here() -> None:
-    assert {type_of(recipe) for recipe in RECIPES} == set(SUPPORTED_MODEL_TYPES)
+    assert {type_of(recipe) for recipe in RECIPES} | set(MULTIMODAL) == set(SUPPORTED_MODEL_TYPES)

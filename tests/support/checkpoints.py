@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 SIZES: dict[str, Any] = {
     "vocab_size": 160,
@@ -130,18 +130,70 @@ def type_of(recipe: str) -> str:
     return recipe.partition(" ")[0]
 
 
+EYES = {
+    **{"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+    **{"image_size": 8, "patch_size": 4},
+}
+QWEN_EYES = {"depth": 1, "hidden_size": 32, "out_hidden_size": 64, "intermediate_size": 32, "num_heads": 2}
+QWEN_ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+
+MULTIMODAL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "gemma3": ("gemma3_text", RECIPES["gemma3_text"], {"model_type": "siglip_vision_model", **EYES}),
+    "idefics3": ("llama", {}, EYES),
+    "internvl": ("qwen2", {}, {**EYES, "image_size": [8, 8], "patch_size": [4, 4]}),
+    "llama4": (
+        "llama4_text",
+        RECIPES["llama4_text"],
+        {
+            **{"model_type": "llama4_vision_model", **EYES, "vision_output_dim": 32},
+            **{"projector_input_dim": 32, "projector_output_dim": 32},
+        },
+    ),
+    "llava": ("llama", {}, {"model_type": "clip_vision_model", **EYES}),
+    "mistral3": ("mistral", {"sliding_window": WINDOW}, {"model_type": "pixtral", "head_dim": 16, **EYES}),
+    "qwen2_5_vl": ("qwen2_5_vl_text", {"rope_parameters": QWEN_ROPE}, QWEN_EYES),
+    "qwen2_vl": (
+        "qwen2_vl_text",
+        {"rope_parameters": QWEN_ROPE},
+        {"depth": 1, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 1},
+    ),
+    "qwen3_vl": (
+        "qwen3_vl_text",
+        {"rope_parameters": {**QWEN_ROPE, "mrope_interleaved": True}},
+        {**QWEN_EYES, "deepstack_visual_indexes": []},
+    ),
+    "smolvlm": ("llama", {}, EYES),
+}
+"""By model type: that of its text part, what is special there, and the part that sees."""
+
+
 def save(recipe: str, directory: Path, **changes: Any) -> Path:
     """Writes a random checkpoint."""
     model_type = type_of(recipe)
+    config = AutoConfig.for_model(model_type, **{**sizes(model_type), **RECIPES.get(recipe, {}), **changes})
+    return saved(AutoModelForCausalLM, config, directory)
+
+
+def save_multimodal(model_type: str, directory: Path) -> Path:
+    """Writes a random checkpoint that can see."""
+    text_type, special, eyes = MULTIMODAL[model_type]
+    text = {**sizes(text_type), **special, "model_type": text_type}
+    config = AutoConfig.for_model(model_type, text_config=text, vision_config=eyes)
+    return saved(AutoModelForImageTextToText, config, directory)
+
+
+def saved(kind: Any, config: Any, directory: Path) -> Path:
+    torch.manual_seed(0)
+    kind.from_config(config, dtype=torch.float32).save_pretrained(directory)
+    return directory
+
+
+def sizes(model_type: str) -> dict[str, Any]:
+    """Those of SIZES that models of a type know."""
     usual = AutoConfig.for_model(model_type)
-    sizes = {
+    return {
         key: value for key, value in SIZES.items() if key in usual.to_dict() or key in usual.attribute_map
     }
-    config = AutoConfig.for_model(model_type, **{**sizes, **RECIPES.get(recipe, {}), **changes})
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.save_pretrained(directory)
-    return directory
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 PARITY = "test_an_architecture_generates_what_transformers_generates"
 """Of tests/engine/test_architectures.py, which runs every line."""
 
+TEXT_PARITY = "test_the_text_part_of_a_multimodal_checkpoint_generates_what_transformers_generates"
+"""Of the same file, for checkpoints that can see, of which the text part is served."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -51,6 +54,7 @@ ARCHITECTURES = (
     ),
     Architecture("gemma", "Gemma, CodeGemma", "scaled embeddings, norms of 1 + weight"),
     Architecture("gemma2", "Gemma 2", "sliding windows, bounded scores and logits"),
+    Architecture("gemma3", "Gemma 3 4B to 27B", "text part, as Gemma 3, text only", TEXT_PARITY),
     Architecture(
         "gemma3_text",
         "Gemma 3, text only",
@@ -83,7 +87,9 @@ ARCHITECTURES = (
     Architecture(
         "hyperclovax", "HyperCLOVA X SEED", "multipliers as Granite, norms before and after attention and MLP"
     ),
+    Architecture("idefics3", "Idefics 3", "text part, as Llama", TEXT_PARITY),
     Architecture("internlm3", "InternLM 3", "as Llama"),
+    Architecture("internvl", "InternVL 3", "text part, as Qwen 2, Qwen 3 or Llama", TEXT_PARITY),
     Architecture("iquestcoder", "IQuest-Coder", "as Llama"),
     Architecture("jais2", "Jais 2", "layer norms, squared ReLU, biases"),
     Architecture(
@@ -91,14 +97,21 @@ ARCHITECTURES = (
         "Llama 1 to 3.3, SmolLM, TinyLlama, Yi, DeepSeek-R1-Distill-Llama, and others",
         "grouped key heads",
     ),
+    Architecture("llama4", "Llama 4 Scout and Maverick", "text part, as Llama 4, text only", TEXT_PARITY),
     Architecture(
         "llama4_text",
         "Llama 4, text only",
         "chunked attention, layers without rotary, queries that grow with their position, experts",
     ),
+    Architecture(
+        "llava", "LLaVA 1.5, Pixtral", "text part, as the model that is named in text_config", TEXT_PARITY
+    ),
     Architecture("ministral", "Ministral 8B", "sliding windows"),
     Architecture("ministral3", "Ministral 3, text only", "YaRN, queries that grow with their position"),
     Architecture("mistral", "Mistral 7B, Mistral Nemo, Mistral Small", "sliding window"),
+    Architecture(
+        "mistral3", "Mistral Small 3.1, Ministral 3", "text part, as Mistral or Ministral 3", TEXT_PARITY
+    ),
     Architecture("mpt", "MPT", "ALiBi, layer norm without biases, attention of its own"),
     Architecture("nanochat", "nanochat", "norms without weights, squared ReLU, bounded logits"),
     Architecture(
@@ -122,9 +135,13 @@ ARCHITECTURES = (
         "Qwen 1.5, 2, 2.5, QwQ, DeepSeek-R1-Distill-Qwen",
         "biases of queries, keys and values, sliding windows",
     ),
+    Architecture("qwen2_5_vl", "Qwen 2.5 VL", "text part, as Qwen 2", TEXT_PARITY),
+    Architecture("qwen2_vl", "Qwen 2 VL", "text part, as Qwen 2", TEXT_PARITY),
     Architecture("qwen3", "Qwen 3, dense", "normed queries and keys"),
+    Architecture("qwen3_vl", "Qwen 3 VL, dense", "text part, as Qwen 3", TEXT_PARITY),
     Architecture("seed_oss", "Seed-OSS 36B", "biases of queries, keys and values"),
     Architecture("smollm3", "SmolLM3", "layers without rotary, sliding windows"),
+    Architecture("smolvlm", "SmolVLM", "text part, as Llama", TEXT_PARITY),
     Architecture("stablelm", "StableLM 2, Stable Code", "partial rotary, layer norm, parallel residual"),
     Architecture("starcoder2", "StarCoder 2", "biases, sliding window, layer norm"),
     Architecture("vaultgemma", "VaultGemma", "as Gemma 2, without the norms after attention and MLP"),
@@ -228,6 +245,11 @@ def refusal(model_type: str) -> str:
     reasons = [each.reason for each in REFUSALS if model_type in each.model_types]
     why = f": it {reasons[0]}" if reasons else ""
     return f"model type {model_type!r} is not supported{why}. Supported: {supported()}"
+
+
+def architecture(model_type: str) -> Architecture:
+    """The line of a model type that is served."""
+    return next(each for each in ARCHITECTURES if each.model_type == model_type)
 
 
 def supported() -> str:

@@ -13,10 +13,11 @@ from text_generation_server.engine import attention
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.model import own_attention
 from text_generation_server.model.checkpoint import first_line
-from text_generation_server.model.configuration import load_config
+from text_generation_server.model.configuration import load_config, raw_config
 from text_generation_server.model.description import ModelSource, ModuleFacts
 from text_generation_server.model.linear import linear_shape
 from text_generation_server.model.sharding import Parallel, parallel_layers
+from text_generation_server.model.text_part import is_multimodal, text_tensor
 
 
 class BuiltModel:
@@ -104,9 +105,13 @@ def tensor_sources(model: Any, source: ModelSource) -> dict[str, str]:
         r"rotary_emb\.inv_freq",
         r"\.attn\.(masked_)?bias$",
     ]
+    multimodal = is_multimodal(raw_config(source.directory)["model_type"])
     for tensor in source.tensors:
+        own = text_tensor(tensor) if multimodal else tensor
+        if own is None:
+            continue
         name, converted = rename_source_key(
-            tensor, renamings, converters, base_model_prefix=model.base_model_prefix, meta_state_dict=state
+            own, renamings, converters, base_model_prefix=model.base_model_prefix, meta_state_dict=state
         )
         if converted is not None:
             raise UnsupportedModelError(

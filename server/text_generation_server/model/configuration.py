@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.model.architectures import SUPPORTED_MODEL_TYPES, refusal
 from text_generation_server.model.checkpoint import first_line
+from text_generation_server.model.text_part import is_multimodal, text_config
 
 # Of these each position has one frequency. "dynamic" and "longrope" choose frequencies by the longest
 # sequence of the batch, so a request's tokens would depend on its neighbours.
@@ -42,6 +43,10 @@ def load_config(directory: Path) -> Any:
         raise UnsupportedModelError(
             f"config.json in {directory} contradicts itself: {first_line(error)}"
         ) from error
+    if is_multimodal(config.model_type):
+        config = text_config(config)
+        if config.model_type not in SUPPORTED_MODEL_TYPES:
+            raise UnsupportedModelError(f"the text part of {model_type}: {refusal(config.model_type)}")
     heads, shared = (getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads"))
     if isinstance(heads, int) and isinstance(shared, int) and (shared < 1 or heads % shared):
         raise UnsupportedModelError(
@@ -49,7 +54,7 @@ def load_config(directory: Path) -> Any:
             f"num_key_value_heads = {shared}"
         )
     for architecture in config.architectures or []:
-        if not architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        if not architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
             raise UnsupportedModelError(
                 f"{architecture} does not generate text; a ...ForCausalLM checkpoint of a supported model type works"
             )
