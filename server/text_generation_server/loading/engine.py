@@ -183,6 +183,7 @@ class EngineLoader:
             own_head=self.checkpoint.has_own_head(),
             adapter_ranks=ranks(self._adapters),
             made=scheme_to_make(options.quantize, self._stored),
+            shared=self.mesh.size > 1,
             stored={name: layer.scheme for name, layer in self._stored.items()},
         )
         self._model_key = model_key(self.source)
@@ -234,7 +235,9 @@ class EngineLoader:
             for layer, stack in self._stacks.items():
                 weights |= {
                     name: self.mesh.send(array, self.sharding.weight(name, array.shape))
-                    for name, array in stack.named(layer).items()
+                    for name, array in stack.ordered(self.description.modules[layer].fused)
+                    .named(layer)
+                    .items()
                 }
             state = {
                 name: self.mesh.zeros(spec.shape, spec.dtype, self.sharding.array(name, spec.shape))

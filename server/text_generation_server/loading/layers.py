@@ -33,7 +33,10 @@ class LayerReader:
             # What the last layer took is free before the next one is read.
             self._parts = {}
             self._parts, self._source = self._layer(tensors, weight), weight.source
-        return np.ascontiguousarray(self._parts[weight.part][part], dtype=weight.dtype)
+        values = self._parts[weight.part]
+        if weight.fused is not None:
+            values = values.take(weight.fused.order(), axis=weight.split[0])
+        return np.ascontiguousarray(values[part], dtype=weight.dtype)
 
     def _layer(self, tensors: OpenCheckpoint, weight: WeightSpec) -> dict[Part, NDArray[Any]]:
         try:

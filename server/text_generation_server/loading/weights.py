@@ -87,5 +87,12 @@ def load_weights(
 
 def read_part(tensors: OpenCheckpoint, weight: WeightSpec, part: tuple[slice, ...]) -> NDArray[Any]:
     """What slices of a weight's shape cut out of it, in its layout and dtype."""
-    values = tensors.read_part(weight.source, part[::-1] if weight.transposed else part)
+    stored = part[::-1] if weight.transposed else part
+    if weight.fused is None:
+        values = tensors.read_part(weight.source, stored)
+    else:
+        outputs = weight.split[0]
+        dimension = len(part) - 1 - outputs if weight.transposed else outputs
+        places = weight.fused.order()[part[outputs]]
+        values = tensors.read_places(weight.source, stored, dimension, places)
     return np.asarray(values.T if weight.transposed else values, dtype=weight.dtype, order="C")

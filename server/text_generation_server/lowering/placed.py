@@ -44,8 +44,7 @@ class PlacedModel:
         }
         # Before the adapters' hooks, which need to know whose rows they see.
         layers, vocabulary = probe(built.model)
-        parallel = {name: how for name in built.modules if (how := built.parallel(name)) is not None}
-        self._model = ServedModel(built.model, stacks, parallel)
+        self._model = ServedModel(built.model, stacks, built.modules)
         config = built.model.config
         self.description = ModelDescription(
             config.model_type,
@@ -100,7 +99,13 @@ class PlacedModel:
                             dtype = str(tensor.dtype).removeprefix("torch.")
                             source, turned = built.sources[name], id(tensor) in originals
                         weights[name] = WeightSpec(
-                            source, shape, dtype, turned, split, part.part if part else None
+                            source,
+                            shape,
+                            dtype,
+                            turned,
+                            split,
+                            part.part if part else None,
+                            built.modules[layer].fused if split and layer in built.modules else None,
                         )
                         shared[id(tensor)] = self._weights.make(name, shape, tensor.dtype, dtype)
                     placed = shared[id(tensor)]

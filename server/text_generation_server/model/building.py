@@ -15,6 +15,7 @@ from text_generation_server.model import own_attention
 from text_generation_server.model.checkpoint import first_line
 from text_generation_server.model.configuration import load_config, raw_config
 from text_generation_server.model.description import ModelSource, ModuleFacts
+from text_generation_server.model.fused import Fused, fused_layer
 from text_generation_server.model.linear import linear_shape
 from text_generation_server.model.sharding import Parallel, parallel_layers
 from text_generation_server.model.text_part import is_multimodal, text_tensor
@@ -45,7 +46,12 @@ class BuiltModel:
         own_attention.adapt(self.model)
         parallel = self._parallel()
         self.modules = {
-            name: ModuleFacts(type(module).__name__, linear_shape(module), parallel.get(name))
+            name: ModuleFacts(
+                type(module).__name__,
+                linear_shape(module),
+                parallel.get(name),
+                self._fused(name, module) if source.shared else None,
+            )
             for name, module in self.model.named_modules()
             if name
         }
@@ -54,6 +60,10 @@ class BuiltModel:
         """By what a layer is split over chips."""
         facts = self.modules.get(layer)
         return Parallel(facts.parallel) if facts and facts.parallel else None
+
+    def _fused(self, name: str, module: torch.nn.Module) -> Fused | None:
+        shape = linear_shape(module)
+        return fused_layer(self.model.config, name, shape[1]) if shape is not None else None
 
     def _parallel(self) -> dict[str, str]:
         """By the name of a module, by what it is split over chips."""

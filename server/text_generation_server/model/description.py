@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from text_generation_server.engine.state import ITEM_BYTES, HeadsAndDim
+from text_generation_server.model.fused import Fused
 from text_generation_server.model.quantisation.scheme import Part, Scheme
 
 
@@ -24,6 +25,7 @@ class WeightSpec:
         transposed: the checkpoint has [shape[1], shape[0]].
         split: the dimensions that may be split over chips, the best first, see `model.sharding`.
         part: of a layer in fewer bits: which of its tensors this is, see `model.quantisation.scheme`; None: of others.
+        fused: its outputs, the first dimension of `split`, lie in the order of this; None: as in the checkpoint.
     """
 
     source: str
@@ -32,6 +34,7 @@ class WeightSpec:
     transposed: bool = False
     split: tuple[int, ...] = ()
     part: Part | None = None
+    fused: Fused | None = None
 
     @property
     def nbytes(self) -> int:
@@ -40,12 +43,13 @@ class WeightSpec:
 
 @dataclass(frozen=True)
 class ModuleFacts:
-    """A module of the model: its class, for a linear layer its numbers of inputs and outputs, and by what it is split
-    over chips (`model.sharding.Parallel`)."""
+    """A module of the model: its class, for a linear layer its numbers of inputs and outputs, by what it is split over
+    chips (`model.sharding.Parallel`), and in which order its outputs lie there, if not in their own."""
 
     type: str
     linear: tuple[int, int] | None
     parallel: str | None = None
+    fused: Fused | None = None
 
 
 @dataclass(frozen=True)
@@ -83,18 +87,30 @@ class ModelDescription:
             data["vocabulary"],
             {
                 name: WeightSpec(
-                    **{**weight, "shape": tuple(weight["shape"]), "split": tuple(weight["split"])}
+                    **{
+                        **weight,
+                        "shape": tuple(weight["shape"]),
+                        "split": tuple(weight["split"]),
+                        "fused": read_fused(weight["fused"]),
+                    }
                 )
                 for name, weight in data["weights"].items()
             },
             {
                 name: ModuleFacts(
-                    module["type"], tuple(module["linear"]) if module["linear"] else None, module["parallel"]
+                    module["type"],
+                    tuple(module["linear"]) if module["linear"] else None,
+                    module["parallel"],
+                    read_fused(module["fused"]),
                 )
                 for name, module in data["modules"].items()
             },
             data["sources"],
         )
+
+
+def read_fused(data: dict[str, Any] | None) -> Fused | None:
+    return None if data is None else Fused(tuple(data["parts"]), data["groups"])
 
 
 @dataclass(frozen=True)
@@ -131,6 +147,7 @@ class ModelSource:
         own_head: the checkpoint has a head that differs from the embedding, whatever config.json says.
         adapter_ranks: by linear layer, the ranks of all LoRA adapters together.
         made: in what linear layers are kept that are not stored otherwise; None: in `dtype`.
+        shared: several chips share the model, see `model.fused`.
         stored: in what those are kept whose weight, one of `tensors`, comes quantised.
     """
 
@@ -141,6 +158,7 @@ class ModelSource:
     own_head: bool
     adapter_ranks: dict[str, int]
     made: Scheme | None = None
+    shared: bool = False
     stored: dict[str, Scheme] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -11,18 +11,31 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from text_generation_server.engine.marks import MIXED, PROJECTED, mark
+from text_generation_server.model.description import ModuleFacts
+from text_generation_server.model.fused import Fused
 from text_generation_server.model.sharding import Parallel, feeds_attention
 
 
-def mark_attention(model: nn.Module, parallel: Mapping[str, Parallel]) -> None:
+def mark_attention(model: nn.Module, modules: Mapping[str, ModuleFacts]) -> None:
     """Marks what goes into attention and what comes out of it, see `engine.marks`."""
-    for name, how in parallel.items():
+    for name, facts in modules.items():
         if feeds_attention(name):
             layer = model.get_submodule(name)
-            if how is Parallel.OUTPUTS:
+            if facts.parallel == Parallel.OUTPUTS.value:
                 layer.register_forward_hook(lambda _, arguments, outputs: mark(outputs, PROJECTED))
-            elif how is Parallel.INPUTS:
+            elif facts.parallel == Parallel.INPUTS.value:
                 layer.register_forward_pre_hook(lambda _, arguments: (mark(arguments[0], MIXED),))
+
+
+def order_outputs(model: nn.Module, modules: Mapping[str, ModuleFacts]) -> None:
+    """Puts what fused layers return in the order that the model expects, see `model.fused`."""
+
+    def in_order(fused: Fused, layer: nn.Module, arguments: tuple[Tensor, ...], outputs: Tensor) -> Any:
+        return fused.in_order(outputs, torch.cat)
+
+    for name, facts in modules.items():
+        if facts.fused is not None:
+            model.get_submodule(name).register_forward_hook(partial(in_order, facts.fused))
 
 
 @dataclass(frozen=True)
@@ -56,14 +69,16 @@ class ServedModel:
     """
 
     def __init__(
-        self, model: Any, stacks: Mapping[str, AdapterTensors], parallel: Mapping[str, Parallel]
+        self, model: Any, stacks: Mapping[str, AdapterTensors], modules: Mapping[str, ModuleFacts]
     ) -> None:
-        """`parallel`: by what layers are split over chips. No layer of the model is replaced afterwards."""
+        """`modules`: of the model, by name. No layer of it is replaced afterwards."""
         self._model = model
         self._indices: Tensor | None = None
         for name, stack in stacks.items():
             model.get_submodule(name).register_forward_hook(partial(self._add_updates, stack))
-        mark_attention(model, parallel)
+        mark_attention(model, modules)
+        # After the adapters, whose outputs lie as those of the layer.
+        order_outputs(model, modules)
 
     def __call__(self, *, adapters: Tensor | None = None, **inputs: Any) -> Any:
         """Takes `adapters`, [rows] int32, and what the model takes; returns what the model returns."""

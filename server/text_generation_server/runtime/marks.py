@@ -26,6 +26,29 @@ def resolve_marks(module: Any, sharding: Sharding) -> None:
         operation.erase()
 
 
+def pass_by_joins(module: Any) -> None:
+    """Takes a part of what was joined from what it was joined of: joined along a split dimension, it would have to be
+    gathered. To be called in the module's context.
+    """
+    functions = (function for function in module.body if function.operation.name == "func.func")
+    for operation in [each.operation for function in functions for each in function.regions[0].blocks[0]]:
+        if operation.name != "stablehlo.slice":
+            continue
+        joined = operation.operands[0].owner
+        if getattr(joined, "name", None) != "stablehlo.concatenate":
+            continue
+        dimension = ir.IntegerAttr(joined.attributes["dimension"]).value
+        start = list(ir.DenseI64ArrayAttr(operation.attributes["start_indices"]))[dimension]
+        wanted = operation.results[0].type
+        at = 0
+        for part in joined.operands:
+            if at == start and part.type == wanted:
+                operation.results[0].replace_all_uses_with(part)
+                operation.erase()
+                break
+            at += ir.RankedTensorType(part.type).shape[dimension]
+
+
 def constrained(value: Any, partition: Partition, chips: int) -> Any:
     """The value where it is split so, over a mesh of one replica."""
     rank = ir.RankedTensorType(value.type).rank

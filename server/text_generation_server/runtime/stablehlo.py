@@ -19,7 +19,7 @@ from jaxlib.mlir.dialects import stablehlo
 
 from text_generation_server.engine.sharding import Sharding
 from text_generation_server.lowering.lowered import LoweredProgram
-from text_generation_server.runtime.marks import resolve_marks
+from text_generation_server.runtime.marks import pass_by_joins, resolve_marks
 
 # Recorded programs have int64 indices, which JAX would otherwise make int32.
 jax.config.update("jax_enable_x64", True)
@@ -160,6 +160,8 @@ def completed(program: LoweredProgram, sharding: Sharding) -> bytes:
     with context, ir.Location.unknown():
         module = stablehlo.deserialize_portable_artifact(context, program.stablehlo)
         resolve_marks(module, sharding)
+        if sharding.chips > 1:
+            pass_by_joins(module)
         count_on_the_device(module)
         give_dtypes(module, program)
         # Shardings are of another dialect than StableHLO.

@@ -5,7 +5,7 @@ no padding, and adapters that leave a layer alone take no place in it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from text_generation_server.engine.slot_adapters import BASE
 from text_generation_server.model.adapters.reading import Adapter, refusal
 from text_generation_server.model.checkpoint import Checkpoint
 from text_generation_server.model.description import ModelDescription
+from text_generation_server.model.fused import Fused
 
 ANOTHER = "Use an adapter that was trained on this model"
 
@@ -37,6 +38,10 @@ class LayerStack:
     @property
     def nbytes(self) -> int:
         return self.down.nbytes + self.up.nbytes + self.owners.nbytes
+
+    def ordered(self, fused: Fused | None) -> "LayerStack":
+        """With outputs that lie as those of the layer."""
+        return self if fused is None else replace(self, up=np.ascontiguousarray(self.up[:, fused.order()]))
 
     def named(self, layer: str) -> dict[str, NDArray[Any]]:
         """By the names that the programs know them by."""
