@@ -1,6 +1,7 @@
 """POST /generate and /: shapes, parameters and headers."""
 
 import json
+from importlib.metadata import version
 
 import pytest
 
@@ -196,5 +197,5 @@ def test_info_has_every_key_of_the_stock_router(front: RunningFront) -> None:
         "router": "text-generation-router",
         "version": "3.3.6-dev0",
         "sha": None,
-        "docker_label": None,
+        "docker_label": f"tpu-tgi {version('tpu-tgi')}",
     }

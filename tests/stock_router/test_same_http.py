@@ -140,7 +140,10 @@ OPEN = [
     *(Sent("POST", path, b"{}") for path in ("/health", "/info", "/metrics", "/nothing", "/generate/")),
     *(
         Sent("POST", path, body, headers)
-        for path in ("/", "/generate", "/generate_stream", "/v1/chat/completions", "/v1/completions", "/tokenize")
+        for path in (
+            "/", "/generate", "/generate_stream", "/v1/chat/completions", "/v1/completions", "/tokenize",
+            "/invocations",
+        )
         for body, headers in (
             (b"{}", {}),
             (b"{}", {"content-type": "text/plain"}),
@@ -162,7 +165,7 @@ OPEN = [
     ),
     *(
         generate(parameters, path)
-        for path in ("/generate", "/generate_stream", "/")
+        for path in ("/generate", "/generate_stream", "/", "/invocations")
         for parameters in (
             "{}", '{"max_new_tokens":3}', '{"max_new_tokens":0}', '{"max_new_tokens":-1}',
             '{"max_new_tokens":3.0}', '{"max_new_tokens":"3"}', '{"max_new_tokens":100}', "null", "1",
@@ -193,6 +196,11 @@ OPEN = [
     Sent("POST", "/v1/completions", b'{"prompt":"a","suffix":"b"}'),
     Sent("POST", "/v1/completions", b'{"prompt":"a","max_tokens":2,"stream":true,"temperature":0}'),
     Sent("POST", "/v1/chat/completions", b'{"messages":[{"role":"user","content":"a"}]}'),
+    Sent("POST", "/invocations", b'{"messages":[{"role":"user","content":"a"}]}'),
+    Sent("POST", "/invocations", b'{"prompt":"a","max_tokens":2,"temperature":0}'),
+    Sent("POST", "/invocations", b'{"prompt":"a","max_tokens":2,"temperature":0,"stream":true}'),
+    Sent("POST", "/invocations", b'{"inputs":"a","stream":true,"parameters":{"max_new_tokens":2}}'),
+    Sent("POST", "/invocations", b'{"inputs":1,"prompt":"a","max_tokens":2,"temperature":0}'),
     Sent("OPTIONS", "/generate", headers={"origin": "http://page", **PREFLIGHT}),
     Sent("GET", "/info", headers={"origin": "http://page"}),
 ]  # fmt: skip

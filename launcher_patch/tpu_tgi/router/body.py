@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pydantic
 import pydantic_core
@@ -40,9 +40,33 @@ def reject(_: Request, error: Exception) -> Response:
 async def read_body(request: Request, schema: type[Body], payload_limit: int) -> Body:
     """The validated body.
 
+    Raises RejectedBodyError as `read_json` does, and 422 for a missing field or a wrong type.
+    """
+    parsed = await read_json(request, payload_limit)
+    try:
+        return schema.model_validate(parsed)
+    except pydantic.ValidationError as error:
+        raise rejected(error) from error
+
+
+def rejected(error: pydantic.ValidationError) -> RejectedBodyError:
+    """What the first fault of a body means."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "finite_number":
+        # JSON knows no infinity: 1e400 is a number that cannot be read.
+        return RejectedBodyError(400, f"Failed to parse the request body as JSON: {described(first)}")
+    return not_deserialized(described(first))
+
+
+def not_deserialized(reason: str) -> RejectedBodyError:
+    return RejectedBodyError(422, f"Failed to deserialize the JSON body into the target type: {reason}")
+
+
+async def read_json(request: Request, payload_limit: int) -> Any:
+    """The body as Python's own types.
+
     Raises RejectedBodyError: 415 for another content type, 413 for more than `payload_limit` bytes, 400 for
-    what is not JSON, 422 for a missing field, a wrong type, or too
-    many objects and arrays.
+    what is not JSON, 422 for too many objects and arrays.
     """
     if not is_json(request.headers.get("content-type", "")):
         raise RejectedBodyError(415, "Expected request with `Content-Type: application/json`")
@@ -53,20 +77,9 @@ async def read_body(request: Request, schema: type[Body], payload_limit: int) ->
             f"The JSON body has more than {MOST_CONTAINERS} objects and arrays, which is the most allowed",
         )
     try:
-        parsed = pydantic_core.from_json(raw, allow_inf_nan=False)
+        return pydantic_core.from_json(raw, allow_inf_nan=False)
     except ValueError as error:
         raise RejectedBodyError(400, f"Failed to parse the request body as JSON: {error}") from error
-    try:
-        return schema.model_validate(parsed)
-    except pydantic.ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        if first["type"] == "finite_number":
-            # JSON knows no infinity: 1e400 is a number that cannot be read.
-            text = f"Failed to parse the request body as JSON: {described(first)}"
-            raise RejectedBodyError(400, text) from error
-        raise RejectedBodyError(
-            422, f"Failed to deserialize the JSON body into the target type: {described(first)}"
-        ) from error
 
 
 def containers(raw: bytes) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -23,8 +22,9 @@ class Operation:
 
     Attributes:
         summary: one line for the documentation.
-        body: the JSON that a POST takes; None if it takes none. What is not JSON, too large or of a wrong type is
-            refused in plain text (400, 413, 415, 422), which need not be said here.
+        body: the type of the JSON that a POST takes, as pydantic's TypeAdapter takes it; None if it takes none.
+            What is not JSON, too large or of a wrong type is refused in plain text (400, 413, 415, 422), which need
+            not be said here.
         answer: the type of the answer, as pydantic's TypeAdapter takes it; None is an empty answer.
         media_type: of that answer.
         events: the type of each server-sent event, where the answer is (or with `stream` may be) a stream.
@@ -36,7 +36,7 @@ class Operation:
     path: str
     handler: Handler
     summary: str
-    body: type[BaseModel] | None = None
+    body: Any = None
     answer: Any = None
     media_type: str = "application/json"
     events: Any = None

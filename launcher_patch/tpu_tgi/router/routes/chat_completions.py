@@ -21,9 +21,13 @@ from tpu_tgi.router.timing import stream_headers
 
 
 async def chat_completions(request: Request) -> Response:
+    chat = await read_body(request, ChatRequest, context_of(request).settings.payload_limit)
+    return await answer_conversation(request, chat)
+
+
+async def answer_conversation(request: Request, chat: ChatRequest) -> Response:
     """Errors of template and tools have their own status on a stream, too: they come before it."""
     context = context_of(request)
-    chat = await read_body(request, ChatRequest, context.settings.payload_limit)
     context.metrics.count("tgi_request_count")
     prompt = await chat_prompt(chat, context.chat_template)
     model = context.settings.model_name if chat.model in (None, "tgi") else chat.model

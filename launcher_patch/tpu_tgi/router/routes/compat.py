@@ -15,13 +15,17 @@ from tpu_tgi.router.schemas import CompatGenerateRequest
 
 
 async def compat_generate(request: Request) -> Response:
+    body = await read_body(request, CompatGenerateRequest, context_of(request).settings.payload_limit)
+    return await answer_compat(request, body)
+
+
+async def answer_compat(request: Request, body: CompatGenerateRequest) -> Response:
     """As /generate or /generate_stream by `stream`; the prompt is part of the text unless that is declined.
 
     The stock router declines for models that the hub lists under another task than text generation; a
     local directory has no task.
     """
     context = context_of(request)
-    body = await read_body(request, CompatGenerateRequest, context.settings.payload_limit)
     if body.parameters.return_full_text is None:
         full_text = body.parameters.model_copy(update={"return_full_text": True})
         body = body.model_copy(update={"parameters": full_text})

@@ -31,9 +31,13 @@ from tpu_tgi.router.timing import stream_headers, summed_headers
 
 
 async def completions(request: Request) -> Response:
+    body = await read_body(request, CompletionRequest, context_of(request).settings.payload_limit)
+    return await answer_completion(request, body)
+
+
+async def answer_completion(request: Request, body: CompletionRequest) -> Response:
     """One text for each prompt; the first failure fails all of them, unless they are streamed."""
     context = context_of(request)
-    body = await read_body(request, CompletionRequest, context.settings.payload_limit)
     context.metrics.count("tgi_request_count")
     if body.suffix is not None:
         context.metrics.failed("validation")

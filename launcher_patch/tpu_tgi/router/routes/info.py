@@ -1,5 +1,7 @@
 """GET /info: the model and the limits."""
 
+from importlib.metadata import version
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -29,7 +31,7 @@ async def info(request: Request) -> Response:
             router=ROUTER_NAME,
             version=ROUTER_VERSION,
             sha=None,
-            docker_label=None,
+            docker_label=f"tpu-tgi {version('tpu-tgi')}",
         )
     )
 
