@@ -10,6 +10,7 @@ from pathlib import Path
 from loguru import logger
 
 from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.gguf_files import gguf_directory, names_gguf
 
 WANTED = ("*.json", "*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jinja")
 """Configuration, weights, tokenizers and chat templates: no pickles, and no code."""
@@ -36,7 +37,9 @@ def model_directory(
 ) -> Path:
     """The directory of a model, downloaded first if it is not here.
 
-    In this order: WEIGHTS_CACHE_OVERRIDE, if it holds a model itself (Inference Endpoints mount one there);
+    A GGUF file, or one on the hub (NAME/REPOSITORY:Q8_0), is converted once, see `gguf_files`.
+
+    Else, in this order: WEIGHTS_CACHE_OVERRIDE, if it holds a model itself (Inference Endpoints mount one there);
     `model_id`, if it is a directory; the hub's cache, which WEIGHTS_CACHE_OVERRIDE or HUGGINGFACE_HUB_CACHE
     may move; the hub, with HF_TOKEN. A model that is cached whole is used without asking the hub.
 
@@ -44,6 +47,8 @@ def model_directory(
 
     Raises UnsupportedModelError if there is no such model, it has no safetensors, or it cannot be downloaded.
     """
+    if names_gguf(model_id):
+        return gguf_directory(model_id, revision, environment)
     override = environment.get("WEIGHTS_CACHE_OVERRIDE")
     if override and (Path(override) / MODEL).is_file():
         logger.info("Using the model in WEIGHTS_CACHE_OVERRIDE={}", override)
