@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 ITEM_BYTES = {
+    **dict.fromkeys(("s4", "u4"), 0.5),
     **dict.fromkeys(("pred", "s8", "u8", "f8e4m3fn", "f8e5m2"), 1),
     **dict.fromkeys(("bf16", "f16", "s16", "u16"), 2),
     **dict.fromkeys(("f32", "s32", "u32"), 4),
@@ -278,5 +279,7 @@ def parse_arrays(shape: str) -> list[Array]:
             for place, step in enumerate(reversed(tile[1].split(","))):
                 if place < len(padded):
                     padded[place] = math.ceil(padded[place] / int(step)) * int(step)
-        arrays.append(Array(math.prod(sizes), math.prod(padded) * ITEM_BYTES[dtype], "S(" not in attributes))
+        arrays.append(
+            Array(math.prod(sizes), int(math.prod(padded) * ITEM_BYTES[dtype]), "S(" not in attributes)
+        )
     return arrays

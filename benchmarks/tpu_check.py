@@ -10,6 +10,7 @@ compiler's numbers: a model that does not fit a chip shows so here.
 """
 
 import argparse
+import math
 import os
 import re
 import resource
@@ -45,6 +46,7 @@ from text_generation_server.lowering.here import LoweringHere
 from text_generation_server.lowering.lowered import LoweredProgram
 from text_generation_server.lowering.request import ProgramOptions
 from text_generation_server.model.description import ModelDescription, ModelSource
+from text_generation_server.model.quantisation.scheme import FP8, INT8, Scheme
 from text_generation_server.runtime.executable import COMPILER_OPTIONS
 from text_generation_server.runtime.stablehlo import Placements, call_order, jitted, shapes
 from text_generation_server.sampling.parameters import WatermarkStrength
@@ -60,6 +62,8 @@ class Subject:
     Attributes:
         most_traffic: bound of a greedy decode step's HBM traffic over the ideal, by topology.
         programs: which; None: all.
+        made: in what linear layers are kept; None: in bfloat16.
+        most_of_bfloat16: bound of what a decode step reads of the weights over what it would in bfloat16.
     """
 
     name: str
@@ -68,6 +72,8 @@ class Subject:
     length: int
     most_traffic: dict[str, float]
     programs: tuple[str, ...] | None = None
+    made: Scheme | None = None
+    most_of_bfloat16: float | None = None
 
 
 SMOLLM2 = {
@@ -121,6 +127,7 @@ LLAMA_3_70B = LLAMA_3_1_8B | {
     "num_attention_heads": 64,
 }
 LONG = ("prefill 8192", "forward 8192")
+QUANTISED = ("prefill 512", "forward 1024", "choose none")
 SUBJECTS = [
     # The aim is 1.15. A copy of the table for the gather and lanes that three heads of 64 leave unused are above it.
     Subject("smollm2-135m", SMOLLM2, 8, 1024, {"v5e": 1.35, "v6e": 1.35}),
@@ -131,6 +138,19 @@ SUBJECTS = [
     Subject("qwen2.5-1.5b", QWEN_2_5_1_5B, 4, 8192, {}, LONG),
     Subject("llama-3.1-8b", LLAMA_3_1_8B, 8, 1024, {"v6e": 1.05}),
     Subject("llama-3.1-8b", LLAMA_3_1_8B, 4, 8192, {}, LONG),
+    Subject("llama-3.1-8b in int8", LLAMA_3_1_8B, 8, 1024, {}, QUANTISED, made=INT8, most_of_bfloat16=0.55),
+    Subject("llama-3.1-8b in fp8", LLAMA_3_1_8B, 8, 1024, {}, QUANTISED, made=FP8, most_of_bfloat16=0.55),
+    Subject(
+        # As AutoAWQ and GPTQ without `sym` write it.
+        "llama-3.1-8b in int4",
+        LLAMA_3_1_8B,
+        8,
+        1024,
+        {},
+        QUANTISED,
+        made=Scheme("int4", 128, offsets=True),
+        most_of_bfloat16=0.32,
+    ),
     Subject("llama-3-70b", LLAMA_3_70B, 8, 1024, {}, ("prefill 512", "forward 1024", "choose none")),
 ]
 ON_REQUEST = {"llama-3-70b"}
@@ -158,7 +178,7 @@ def recorded(subject: Subject) -> tuple[ModelDescription, list[LoweredProgram]]:
     with tempfile.TemporaryDirectory() as directory:
         kind = str(subject.config["model_type"])
         AutoConfig.for_model(**subject.config).save_pretrained(directory)
-        source = ModelSource(Path(directory), None, "bfloat16", False, False, {})
+        source = ModelSource(Path(directory), None, "bfloat16", False, False, {}, made=subject.made)
         description = lowering.describe(source)
         assert description.model_type == kind
         shape = BatchShape(
@@ -206,13 +226,28 @@ def ideal_step(description: ModelDescription, subject: Subject) -> int:
     """The least that a decode step must move: each weight once, of a table that is not the head too only the rows of
     the tokens, and the whole cache once, without the lanes that a layout leaves unused."""
     cache = sum(heads * size for layer in description.layers for heads, size in layer)
-    total = subject.slots * subject.length * cache * 2
+    return subject.slots * subject.length * cache * 2 + weights_read(description, subject.slots)
+
+
+def weights_read(description: ModelDescription, slots: int, item_bytes: int | None = None) -> int:
+    """What a decode step reads of the weights; `item_bytes`: if each number had so many."""
+    total = 0
     for name, weight in description.weights.items():
         is_table = name.endswith("embed_tokens.weight") and any(
             other.endswith("lm_head.weight") for other in description.weights
         )
-        total += subject.slots * weight.shape[1] * 2 if is_table else weight.nbytes
+        if item_bytes is not None and weight.part not in (None, "weight"):
+            continue
+        size = weight.nbytes if item_bytes is None else math.prod(weight.shape) * item_bytes
+        total += slots * weight.shape[1] * 2 if is_table else size
     return total
+
+
+def largest_layer(description: ModelDescription) -> int:
+    """Bytes of the largest weight in fewer bits, if it were in bfloat16."""
+    return max(
+        2 * math.prod(weight.shape) for weight in description.weights.values() if weight.part == "weight"
+    )
 
 
 def megabytes(size: int) -> str:
@@ -258,6 +293,19 @@ def check(
         rows.append(
             ["decode step, greedy", "", "", "", "", "", moved, f"{ratio:.2f} of the ideal {megabytes(ideal)}"]
         )
+        if subject.most_of_bfloat16 is not None:
+            cache = ideal - weights_read(description, subject.slots)
+            part = (forward.traffic + choose.traffic - cache) / weights_read(description, subject.slots, 2)
+            rows.append(["of its weights in bfloat16", "", "", "", "", "", f"{part:.3f}", ""])
+            if part > subject.most_of_bfloat16:
+                missed.append(
+                    f"{title}: a decode step reads {part:.3f} of bfloat16, above {subject.most_of_bfloat16}"
+                )
+            missed += [
+                f"{title}: {verdict.program} has {megabytes(verdict.temporaries)} of temporaries, which may be a weight"
+                for verdict in verdicts.values()
+                if verdict.temporaries > largest_layer(description)
+            ]
         bound = subject.most_traffic.get(chip)
         if bound is not None and ratio > bound:
             missed.append(f"{title}: a decode step moves {ratio:.2f} of the ideal, above {bound}")
