@@ -2,8 +2,8 @@
 
     python -m benchmarks.perplexity models/SmolLM2-135M-Instruct int8 fp8 [CHECKPOINT ...]
 
-The first is the model as it comes; each further word is what --quantize may make of it, or another directory. The text is
-chapters of the language reference that every Python has (`pydoc_data.topics`), in pieces of PIECE tokens.
+The first is the model as it comes; each further word is what --quantize may make of it, or another directory. The text
+is chapters of the language reference that every Python has (`pydoc_data.topics`), in pieces of PIECE tokens.
 """
 
 import argparse
@@ -20,7 +20,16 @@ from text_generation_server.loading.engine import EngineLoader, EngineOptions
 from text_generation_server.model.quantisation.scheme import MADE
 from text_generation_server.runtime.cache import ProgramCache
 
-CHAPTERS = ("exceptions", "objects", "execmodel", "with", "typesmapping", "compound", "formatstrings", "import")
+CHAPTERS = (
+    "exceptions",
+    "objects",
+    "execmodel",
+    "with",
+    "typesmapping",
+    "compound",
+    "formatstrings",
+    "import",
+)
 TOKENS = 8192
 PIECE = 1024
 """Tokens that are scored together; the first of them has nothing before it and is left out."""

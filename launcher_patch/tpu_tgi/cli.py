@@ -17,6 +17,7 @@ from tpu_tgi.options.command import Choices, command
 from tpu_tgi.options.numbers import given_numbers
 from tpu_tgi.parameters.derivation import derive
 from tpu_tgi.parameters.model import Checkpoint
+from tpu_tgi.plan.command import plan
 from tpu_tgi.stock.help import stock_help
 from tpu_tgi.stock.launch import StockLaunch
 from tpu_tgi.stock.programs import StockPrograms
@@ -64,7 +65,8 @@ class Command(TyperCommand):
 
 def main(choices: Choices) -> None:
     """Serve a model over HTTP: `tpu-tgi MODEL`, or `tpu-tgi --model-id MODEL`. `tpu-tgi demo` serves a small model that
-    it fetches, `tpu-tgi chat` talks to a service that runs, `tpu-tgi --version` prints the version.
+    it fetches, `tpu-tgi chat` talks to a service that runs, `tpu-tgi plan` says what fits on a TPU, and
+    `tpu-tgi --version` prints the version.
 
     Give HF_BATCH_SIZE (requests that run at once) and HF_SEQUENCE_LENGTH (tokens of a prompt and its answer
     together), or neither: all other numbers follow. Every option can also be given as an environment variable in
@@ -104,10 +106,12 @@ def run(choices: Choices) -> None:
 serve = command(main, os.environ, Command)
 talk = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 talk.command()(chat)
+ahead = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+ahead.command()(plan)
 
 
 def app() -> None:
-    """`tpu-tgi`: `chat` and `demo` as its first word are commands of their own, everything else serves a model."""
+    """`tpu-tgi`: `chat`, `demo` and `plan` as its first word are commands of their own, all else serves a model."""
     completing = COMPLETE in os.environ
     words = os.environ.get(COMPLETE_WORDS, "").split(" ")[1:] if completing else sys.argv[1:]
     if words[:1] == ["chat"] and (not completing or len(words) > 1):
@@ -116,6 +120,8 @@ def app() -> None:
             typer.main.get_command(serve)
             os.environ[COMPLETE_WORDS] = " ".join([PROGRAM, *words[1:]])
         talk(words[1:], prog_name=PROGRAM if completing else f"{PROGRAM} chat")
+    elif words[:1] == ["plan"] and not completing:
+        ahead(words[1:], prog_name=f"{PROGRAM} plan")
     elif words[:1] == ["demo"] and not completing:
         try:
             words = words[1:] if "--help" in words else demo_arguments(words[1:], os.environ)

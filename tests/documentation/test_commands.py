@@ -75,6 +75,10 @@ def test_a_command_that_is_printed_runs(
     elif program == "curl":
         url = [word.replace("127.0.0.1:8080", f"127.0.0.1:{front.port}") for word in words]
         run(["curl", "--silent", "--fail", "--show-error", *url[1:]])
+    elif words[:2] == ["tpu-tgi", "plan"]:
+        # It compiles for minutes, and tests/plan runs it: that it knows these options is checked.
+        help_text = run([sys.executable, "-m", "tpu_tgi", "plan", "--help"])
+        assert all(word in help_text for word in words if word.startswith("--"))
     elif program == "tpu-tgi":
         options = [MODELS.sub(str(model_directory), word) for word in words[1:]]
         outcome = Outcome(

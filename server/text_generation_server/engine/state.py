@@ -1,7 +1,7 @@
 """Everything that lives on the device between two programs. Shapes and host values; no torch here."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,10 @@ class BatchShape:
     layout: CacheLayout
     dtype: str
     adapters: bool = False
+
+    def with_layers(self, layers: "tuple[tuple[HeadsAndDim, HeadsAndDim], ...]") -> "BatchShape":
+        """The same of a model with other layers."""
+        return replace(self, layers=layers)
 
     def cache(self) -> dict[str, Spec]:
         """Keys and values of each layer in turn, [slots, length, ...], see `layout`.

@@ -21,19 +21,31 @@ EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "wte.weight", "word_embe
 """Ends of the names that heads and embeddings have in checkpoints."""
 
 
-class Checkpoint:
-    """The tensors of a directory, in one file or several.
+class TensorHeaders:
+    """What there is to know of a checkpoint without its values.
 
     Attributes:
+        directory: with config.json.
         shapes: by name of the tensor.
     """
 
+    def __init__(self, directory: Path, shapes: dict[str, tuple[int, ...]], kinds: dict[str, str]) -> None:
+        self.directory = directory
+        self.shapes = shapes
+        self._kinds = kinds
+
+    def kind(self, tensor: str) -> str:
+        """The dtype in the words of safetensors, for example "BF16"."""
+        return self._kinds[tensor]
+
+
+class Checkpoint(TensorHeaders):
+    """The tensors of a directory, in one file or several."""
+
     def __init__(self, directory: Path) -> None:
         """Reads headers only. Raises UnsupportedModelError if there are none, or they cannot be read."""
-        self.directory = directory
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        super().__init__(directory, {}, {})
         self._files: dict[str, Path] = {}
-        self._kinds: dict[str, str] = {}
         for path in weight_files(directory):
             try:
                 with safe_open(path, "np") as file:
@@ -44,10 +56,6 @@ class Checkpoint:
                         self._files[name] = path
             except (SafetensorError, OSError) as error:
                 raise self._unreadable(error) from error
-
-    def kind(self, tensor: str) -> str:
-        """The dtype in the words of safetensors, for example "BF16"."""
-        return self._kinds[tensor]
 
     def file(self, tensor: str) -> Path:
         return self._files[tensor]

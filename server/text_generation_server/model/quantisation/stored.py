@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from text_generation_server.errors import UnsupportedModelError
-from text_generation_server.model.checkpoint import Checkpoint, OpenCheckpoint
+from text_generation_server.model.checkpoint import OpenCheckpoint, TensorHeaders
 from text_generation_server.model.quantisation.formats import Format, format_of
 from text_generation_server.model.quantisation.packing import AWQ_COLUMNS, WORD, unpacked
 from text_generation_server.model.quantisation.scheme import Part, Scheme
@@ -135,13 +135,13 @@ def awq_unpacked(stored: NDArray[Any]) -> NDArray[np.uint8]:
 class StoredLayers(dict[str, StoredLayer]):
     """The quantised layers of a checkpoint, by the name that their weight would have in one that is not quantised."""
 
-    def tensors(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+    def tensors(self, checkpoint: TensorHeaders) -> tuple[str, ...]:
         """The names that the checkpoint would have if it were not quantised."""
         parts = {f"{layer.name}.{part}" for layer in self.values() for part in layer.format.parts}
         return tuple(sorted({*self, *(name for name in checkpoint.shapes if name not in parts)}))
 
 
-def stored_layers(checkpoint: Checkpoint) -> StoredLayers:
+def stored_layers(checkpoint: TensorHeaders) -> StoredLayers:
     """Read from config.json and headers.
 
     Raises UnsupportedModelError: a format that is not read, or tensors that are missing or do not fit each other.
@@ -170,7 +170,7 @@ def stored_layers(checkpoint: Checkpoint) -> StoredLayers:
     return layers
 
 
-def is_quantised(checkpoint: Checkpoint, found: Format, layer: str) -> bool:
+def is_quantised(checkpoint: TensorHeaders, found: Format, layer: str) -> bool:
     """Formats that keep the name `weight` leave out some layers, which then have numbers as ever."""
     return f"{layer}.{found.scales}" in checkpoint.shapes or checkpoint.kind(f"{layer}.{found.values}") in (
         "F8_E4M3",
@@ -185,7 +185,7 @@ def group_of(config: dict[str, Any]) -> int | None:
     return size if isinstance(size, int) and size > 0 else None
 
 
-def described(checkpoint: Checkpoint, found: Format, layer: str, group_size: int | None) -> StoredLayer:
+def described(checkpoint: TensorHeaders, found: Format, layer: str, group_size: int | None) -> StoredLayer:
     """Raises UnsupportedModelError."""
 
     def wrong(what: str) -> UnsupportedModelError:

@@ -1,0 +1,237 @@
+"""Which numbers of chips and batches fit, and the bound of their speed."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from text_generation_server.engine import catalogue
+from text_generation_server.engine.layout import CacheLayout
+from text_generation_server.engine.sharding import Sharding
+from text_generation_server.engine.state import BatchShape
+from text_generation_server.loading.chips import ModelArrays
+from text_generation_server.model.description import ModelDescription, ModelSource
+from text_generation_server.model.memory import LARGEST_BATCH, MemoryNeed, gibibytes
+from tpu_tgi.plan.model import layer_count, read_config, two_depths, with_layers
+from tpu_tgi.plan.programs import (
+    CompilationError,
+    ProgramCost,
+    cost,
+    deepened,
+    deepened_alike,
+    mesh_for,
+    record,
+)
+from tpu_tgi.plan.tpus import Tpu
+
+THREADS = 2
+"""Programs that are compiled at a time: the compiler uses several cores for one of them, in part."""
+
+SMALLEST_BATCH = 4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to start the model. Bytes, FLOPs and seconds; all but speed on each chip.
+
+    Attributes:
+        weights, cache, temporaries, code: memory; `cache` with what else a slot has.
+        step_bytes: the least that a decode step reads: each weight and the whole cache once.
+        step_flops, prefill_flops: as the compiler counts them.
+        step_seconds: no step can be shorter, by bandwidth and FLOPs of the chip; and so `prefill_seconds`.
+        tokens_per_second: of all slots, at most.
+        compile_seconds: what was seen here for the programs that this was computed from.
+    """
+
+    chips: int
+    batch: int
+    length: int
+    weights: int
+    cache: int
+    temporaries: int
+    code: int
+    step_bytes: int
+    step_flops: float
+    step_seconds: float
+    tokens_per_second: float
+    prefill_tokens: int
+    prefill_flops: float
+    prefill_seconds: float
+    compile_seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Attributes:
+    choices: that fit, those with the fewest chips first.
+    refused: in words, what does not fit and why.
+    layers: of the two models that were compiled, and of the whole.
+    """
+
+    choices: list[Choice]
+    refused: list[str]
+    layers: tuple[int, int, int]
+
+
+def make_plan(
+    source: ModelSource,
+    description: ModelDescription,
+    tpu: Tpu,
+    batch: int | None,
+    length: int,
+    say: Callable[[str], None],
+) -> Plan:
+    """Raises UnsupportedModelError for a model that cannot be recorded."""
+    arrays, compilations = ModelArrays(description, CacheLayout.LANES, {}), Compilations(source, tpu)
+    choices: list[Choice] = []
+    refused: list[str] = []
+    for chips in chip_counts(tpu):
+        undivided = arrays.undivided(chips)
+        if undivided is not None:
+            refused.append(f"{chips} chips: they do not divide {undivided}")
+            continue
+        shape = BatchShape(
+            1, length, description.vocabulary, description.layers, CacheLayout.LANES, source.dtype
+        )
+        sharding = arrays.sharding(chips)
+        need = arrays.memory_need(sharding, shape)
+        batches = batches_that_fit(need, tpu.memory, batch, length)
+        if not batches:
+            refused.append(too_large(need, tpu, chips, batch, length))
+            continue
+        shape = replace(shape, slots=batches[-1])
+        say(f"{chips} chip(s): compiling for {batches[-1]} slots of {length} tokens")
+        try:
+            step, prefill = compilations.costs(shape, sharding)
+        except CompilationError as error:
+            refused.append(f"{chips} chips: {error}")
+            continue
+        for each in batches:
+            found = choice(each, shape, need, description, tpu, step, prefill)
+            if found.weights + found.cache + found.temporaries + found.code > tpu.memory:
+                refused.append(
+                    f"{chips} chips, {each} slots of {length}: {gibibytes(found.temporaries)} of temporaries and "
+                    f"{gibibytes(found.code)} of code do not fit beside weights and cache"
+                )
+            else:
+                choices.append(found)
+    return Plan(choices, refused, (*compilations.depths, compilations.layers))
+
+
+def chip_counts(tpu: Tpu) -> Iterator[int]:
+    """1, 2, 4, ... up to those of the host."""
+    chips = 1
+    while chips <= tpu.chips:
+        yield chips
+        chips *= 2
+
+
+def batches_that_fit(need: MemoryNeed, memory: int, asked: int | None, length: int) -> list[int]:
+    """As asked, or powers of two, in multiples of what the chips must share; what programs need is guessed."""
+    if asked is not None:
+        fits = need.fits(memory, asked, length) and asked % need.multiple == 0
+        return [asked] if fits else []
+    largest = min(LARGEST_BATCH, need.largest_batch(memory, length)) // need.multiple * need.multiple
+    batches = [need.multiple * 2**power for power in range(8) if need.multiple * 2**power >= SMALLEST_BATCH]
+    return sorted({each for each in batches if each < largest} | ({largest} if largest else set()))
+
+
+def fits_by_arithmetic(
+    description: ModelDescription, dtype: str, tpu: Tpu, batch: int | None, length: int
+) -> bool:
+    """Whether some number of the chips has room, with a guess of what programs need."""
+    arrays = ModelArrays(description, CacheLayout.LANES, {})
+    shape = BatchShape(1, length, description.vocabulary, description.layers, CacheLayout.LANES, dtype)
+    return any(
+        batches_that_fit(arrays.memory_need(arrays.sharding(chips), shape), tpu.memory, batch, length)
+        for chips in chip_counts(tpu)
+        if arrays.undivided(chips) is None
+    )
+
+
+def too_large(need: MemoryNeed, tpu: Tpu, chips: int, batch: int | None, length: int) -> str:
+    """Why nothing fits."""
+    what = f"{chips} chip(s): {gibibytes(need.weights)} of weights on each of {gibibytes(tpu.memory)}"
+    if batch is not None and batch % need.multiple:
+        return f"{chips} chips share the slots: --batch must be a multiple of {need.multiple}"
+    if batch is not None and need.largest_batch(tpu.memory, length):
+        return (
+            f"{what}, and {gibibytes(need.cache(batch, length))} of cache: --batch "
+            f"{need.largest_batch(tpu.memory, length)} would fit"
+        )
+    return f"{what}, and {gibibytes(need.cache(1, length))} of cache for one slot of {length} tokens"
+
+
+class Compilations:
+    """A decode step and a prefill of a model with all layers, on several numbers of chips."""
+
+    def __init__(self, source: ModelSource, tpu: Tpu) -> None:
+        config = read_config(source.directory)
+        self.depths, self.layers = two_depths(config), layer_count(config)[1]
+        self._source = source
+        self._tpu = tpu
+        self._grown: list[tuple[ProgramCost, ProgramCost]] = []
+
+    def costs(self, shape: BatchShape, sharding: Sharding) -> tuple[ProgramCost, ProgramCost]:
+        """Raises CompilationError, and UnsupportedModelError for a model that cannot be recorded."""
+        names = [f"forward {shape.length}", f"prefill {shape.length}"]
+        mesh = mesh_for(self._tpu, sharding.chips)
+        programs = []
+        for depth in sorted(set(self.depths[:1] if self._grown else self.depths)):
+            with with_layers(self._source, depth) as shallow:
+                programs += record(shallow, shape, names)
+        with ThreadPoolExecutor(THREADS) as threads:
+            costs = list(threads.map(lambda program: cost(program, mesh, sharding), programs))
+        if self._grown:
+            whole = [deepened_alike(first, *grown) for first, grown in zip(costs, self._grown, strict=True)]
+        else:
+            whole = [
+                deepened(first, second, self.depths, self.layers)
+                for first, second in zip(costs[:2], costs[-2:], strict=True)
+            ]
+            self._grown = list(zip(costs[:2], whole, strict=True))
+        return whole[0], whole[1]
+
+
+def choice(
+    batch: int,
+    shape: BatchShape,
+    need: MemoryNeed,
+    description: ModelDescription,
+    tpu: Tpu,
+    step: ProgramCost,
+    prefill: ProgramCost,
+) -> Choice:
+    """For a batch of at most the one that was compiled."""
+    names = catalogue.names(shape, scores_prompts=False)
+    steps, prefills = (sum(name.startswith(kind) for name in names) for kind in ("forward", "prefill"))
+    cache, flops = need.cache(batch, shape.length), step.flops * batch / shape.slots
+    read = weights_read(need, description, batch) + cache
+    step_seconds = max(read / tpu.bandwidth, flops / tpu.flops)
+    return Choice(
+        chips=need.chips,
+        batch=batch,
+        length=shape.length,
+        weights=need.weights,
+        cache=cache + batch * need.slot,
+        temporaries=max(step.temporaries, prefill.temporaries),
+        code=steps * step.code + prefills * prefill.code,
+        step_bytes=read,
+        step_flops=flops,
+        step_seconds=step_seconds,
+        tokens_per_second=batch / step_seconds,
+        prefill_tokens=shape.length,
+        prefill_flops=prefill.flops,
+        prefill_seconds=max(weights_read(need, description, 1) / tpu.bandwidth, prefill.flops / tpu.flops),
+        compile_seconds=step.seconds + prefill.seconds,
+    )
+
+
+def weights_read(need: MemoryNeed, description: ModelDescription, rows: int) -> int:
+    """On each chip; of an embedding that is not the head too, only the rows of the tokens."""
+    tables = [
+        weight.nbytes - rows * weight.nbytes // weight.shape[0]
+        for name, weight in description.weights.items()
+        if name.endswith(("embed_tokens.weight", "embed_in.weight"))
+        and any(other.endswith(("lm_head.weight", "embed_out.weight")) for other in description.weights)
+    ]
+    return need.weights - max(0, sum(tables)) // need.chips
