@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import typer
+
 from text_generation_server.errors import InvalidSettingError
 from tpu_tgi.demo_model import NAME, prepare
 
@@ -29,6 +31,7 @@ def demo_arguments(words: list[str], environment: Mapping[str, str]) -> list[str
                 f"The demo model cannot be prepared without {' and '.join(missing)}: "
                 "`pip install 'tpu-tgi[demo]'` would work"
             )
+        typer.echo(f"Preparing {NAME} in {directory}, once: 92 MB are downloaded, and written as a checkpoint")
         try:
             prepare(directory)
         except subprocess.CalledProcessError as error:
