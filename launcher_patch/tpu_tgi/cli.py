@@ -12,7 +12,7 @@ from text_generation_server.errors import InvalidSettingError
 from text_generation_server.wire.limits import WireVersion
 from tpu_tgi.demo import demo_arguments
 from tpu_tgi.dry_run import memory_section, numbers_section
-from tpu_tgi.embedded import EmbeddedLaunch
+from tpu_tgi.embedded.launch import EmbeddedLaunch
 from tpu_tgi.options.command import Choices, command
 from tpu_tgi.options.numbers import given_numbers
 from tpu_tgi.parameters.derivation import derive

@@ -31,7 +31,9 @@ def demo_arguments(words: list[str], environment: Mapping[str, str]) -> list[str
                 f"The demo model cannot be prepared without {' and '.join(missing)}: "
                 "`pip install 'tpu-tgi[demo]'` would work"
             )
-        typer.echo(f"Preparing {NAME} in {directory}, once: 92 MB are downloaded, and written as a checkpoint")
+        typer.echo(
+            f"Preparing {NAME} in {directory}, once: 92 MB are downloaded, and written as a checkpoint"
+        )
         try:
             prepare(directory)
         except subprocess.CalledProcessError as error:

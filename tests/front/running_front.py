@@ -16,7 +16,7 @@ import httpx
 from front.fake_shard import FakeShard
 from tpu_tgi.addresses import reserve
 from tpu_tgi.router.errors import RouterStartError, ShardProtocolError
-from tpu_tgi.router.model_texts import load_texts
+from tpu_tgi.router.model.texts import load_texts
 from tpu_tgi.router.server import Router
 from tpu_tgi.router.settings import RouterSettings
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpu_tgi.router.responses import PromptTokenBody, shortest_float32, to_float32
+from tpu_tgi.router.api.responses import PromptTokenBody, shortest_float32, to_float32
 
 FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False)
 

@@ -17,8 +17,8 @@ import pytest
 
 from front.launched import Launched, launched
 from front.running_front import wait_until
-from tpu_tgi.shard_process import executable
-from tpu_tgi.warming_up import WarmUp
+from tpu_tgi.embedded.shard_process import executable
+from tpu_tgi.embedded.warming_up import WarmUp
 
 
 class Launch(Protocol):
@@ -86,7 +86,7 @@ def test_a_shard_that_is_killed_ends_the_service_with_1_and_its_clients_are_told
             *_, last = answer
         assert last["error_type"] == "generation"
         assert running.exit_code() == 1
-        assert "ERROR tpu_tgi.launcher: The shard has died: killed by SIGKILL\n" in running.output
+        assert "ERROR tpu_tgi.embedded.launcher: The shard has died: killed by SIGKILL\n" in running.output
         assert "Traceback" not in running.output
 
 
@@ -112,7 +112,9 @@ def test_a_shard_that_fails_at_start_is_reported_with_its_traceback(launch: Laun
     with launch(environment={"FAKE_FAILURE": "no such model"}) as running:
         assert running.exit_code() == 1
         assert "Traceback: no such model\n" in running.output
-        assert running.lines[-1].endswith("ERROR tpu_tgi.launcher: The shard has died: exit code 3\n")
+        assert running.lines[-1].endswith(
+            "ERROR tpu_tgi.embedded.launcher: The shard has died: exit code 3\n"
+        )
 
 
 def test_sigterm_while_the_shard_loads_ends_with_0(launch: Launch) -> None:

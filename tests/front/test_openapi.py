@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
 
 from front.conftest import StartFront
 from front.running_front import RunningFront
-from tpu_tgi.router.operation import Operation
+from tpu_tgi.router.http.operation import Operation
 from tpu_tgi.router.routes import OPERATIONS
 
 CHECKS = [

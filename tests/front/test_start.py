@@ -7,7 +7,7 @@ import pytest
 from front.conftest import StartFront
 from front.fake_shard import FakeShard
 from tpu_tgi.router.errors import RouterStartError
-from tpu_tgi.router.tokenization import load_tokenizer
+from tpu_tgi.router.model.tokenization import load_tokenizer
 
 
 def warmed_up(start_front: StartFront, **settings: int) -> FakeShard:

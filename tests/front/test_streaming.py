@@ -6,7 +6,7 @@ import socket
 from collections.abc import AsyncGenerator
 
 from front.running_front import RunningFront
-from tpu_tgi.router.sse import KEEP_ALIVE, with_keep_alive
+from tpu_tgi.router.http.sse import KEEP_ALIVE, with_keep_alive
 
 
 def raw_post(front: RunningFront, path: str, body: dict[str, object]) -> tuple[bytes, bytes]:

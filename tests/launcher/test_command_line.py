@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from launcher.programs import Outcome, install, start
-from tpu_tgi.embedded import missing_libtpu
+from tpu_tgi.embedded.launch import missing_libtpu
 
 
 def run(directory: Path, *words: str) -> Outcome:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from launcher.programs import Outcome, install, start
-from tpu_tgi.launcher import SHARD_SECONDS, left_for_shard
+from tpu_tgi.embedded.launcher import SHARD_SECONDS, left_for_shard
+from tpu_tgi.embedded.shard_log import forward, keep
+from tpu_tgi.embedded.shard_process import ending
+from tpu_tgi.embedded.warming_up import WarmUp
 from tpu_tgi.router.settings import RouterSettings
-from tpu_tgi.shard_log import forward, keep
-from tpu_tgi.shard_process import ending
-from tpu_tgi.warming_up import WarmUp
 
 
 def test_a_line_that_is_too_long_does_not_stop_the_reading(caplog: pytest.LogCaptureFixture) -> None:

@@ -21,9 +21,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tpu_tgi.addresses import reserve
+from tpu_tgi.child import end_with_parent
 from tpu_tgi.logs import configure
 from tpu_tgi.page.serving import WithPage
-from tpu_tgi.shard_process import end_with_parent
 
 logger = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tpu_tgi.page.serving import WithPage
-from tpu_tgi.router.body import RejectedBodyError, reject
+from tpu_tgi.router.api.openapi import document
 from tpu_tgi.router.context import RouterContext
 from tpu_tgi.router.errors import RequestError
-from tpu_tgi.router.json_response import error_response
-from tpu_tgi.router.openapi import document
-from tpu_tgi.router.operation import Handler
-from tpu_tgi.router.request_log import RequestLog
+from tpu_tgi.router.http.body import RejectedBodyError, reject
+from tpu_tgi.router.http.json_response import error_response
+from tpu_tgi.router.http.operation import Handler
+from tpu_tgi.router.http.request_log import RequestLog
 from tpu_tgi.router.routes import OPERATIONS, docs
 
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from tpu_tgi.router.chat.template import ChatTemplate
-from tpu_tgi.router.health import Health
-from tpu_tgi.router.inference import Inference
-from tpu_tgi.router.limits import ServingLimits
 from tpu_tgi.router.metrics import Metrics
+from tpu_tgi.router.model.tokenization import Tokenization
+from tpu_tgi.router.scheduling.inference import Inference
 from tpu_tgi.router.settings import RouterSettings
-from tpu_tgi.router.tokenization import Tokenization
+from tpu_tgi.router.shard.health import Health
+from tpu_tgi.router.shard.limits import ServingLimits
 
 
 @dataclass(frozen=True)

@@ -10,22 +10,22 @@ from typing import Self
 import uvicorn
 
 from tpu_tgi.router.app import make_app
-from tpu_tgi.router.batching import BatchingLoop, BatchingRules
-from tpu_tgi.router.blocks import BlockAllocator
 from tpu_tgi.router.chat.template import ChatTemplate
 from tpu_tgi.router.context import RouterContext
 from tpu_tgi.router.errors import RouterStartError, ShardError
-from tpu_tgi.router.generation import ShardInfo
-from tpu_tgi.router.health import Health
-from tpu_tgi.router.inference import Inference
-from tpu_tgi.router.limits import ServingLimits, agree, prefill_tokens
 from tpu_tgi.router.metrics import Metrics
-from tpu_tgi.router.model_texts import ModelTexts
-from tpu_tgi.router.queue import WaitingQueue
+from tpu_tgi.router.model.texts import ModelTexts
+from tpu_tgi.router.model.tokenization import Tokenization
+from tpu_tgi.router.requests.validation import ValidationLimits, Validator
+from tpu_tgi.router.scheduling.batching import BatchingLoop, BatchingRules
+from tpu_tgi.router.scheduling.blocks import BlockAllocator
+from tpu_tgi.router.scheduling.inference import Inference
+from tpu_tgi.router.scheduling.queue import WaitingQueue
 from tpu_tgi.router.settings import RouterSettings
-from tpu_tgi.router.shard_client import ShardClient
-from tpu_tgi.router.tokenization import Tokenization
-from tpu_tgi.router.validation import ValidationLimits, Validator
+from tpu_tgi.router.shard.client import ShardClient
+from tpu_tgi.router.shard.generation import ShardInfo
+from tpu_tgi.router.shard.health import Health
+from tpu_tgi.router.shard.limits import ServingLimits, agree, prefill_tokens
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from text_generation_server.errors import InvalidSettingError
 from tpu_tgi.dry_run import command_section
 from tpu_tgi.logs import configure, log_remarks
 from tpu_tgi.options.command import Choices
+from tpu_tgi.options.key_file import read_keys
 from tpu_tgi.parameters.derivation import Parameters
-from tpu_tgi.settings import read_keys
 from tpu_tgi.stock.command import launcher_command, launcher_environment, refuse_what_it_does_not_know
 from tpu_tgi.stock.page import PageProcess
 from tpu_tgi.stock.ports import check_ports

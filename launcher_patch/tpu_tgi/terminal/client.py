@@ -18,7 +18,7 @@ class ServiceError(RuntimeError):
 
 @dataclass(frozen=True)
 class WarmingUp:
-    """What a service answers that is not ready: see `tpu_tgi.warming_up`."""
+    """What a service answers that is not ready: see `tpu_tgi.embedded.warming_up`."""
 
     status: str
     done: int | None

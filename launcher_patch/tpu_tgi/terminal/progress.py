@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from tpu_tgi.warming_up import WarmUp
+from tpu_tgi.embedded.warming_up import WarmUp
 
 REDRAW_SECONDS = 0.25
 

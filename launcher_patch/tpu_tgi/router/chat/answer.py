@@ -2,8 +2,8 @@
 
 import uuid
 
+from tpu_tgi.router.api.responses import TokenBody
 from tpu_tgi.router.chat.tool_call import Call
-from tpu_tgi.router.generation import GenerationResult, Token
 from tpu_tgi.router.openai.chat_request import ChatRequest
 from tpu_tgi.router.openai.responses import (
     FINISH_REASONS,
@@ -17,7 +17,7 @@ from tpu_tgi.router.openai.responses import (
     TopLogprob,
     usage,
 )
-from tpu_tgi.router.responses import TokenBody
+from tpu_tgi.router.shard.generation import GenerationResult, Token
 
 TOOL_CALLS = "tool_calls"
 """Finish reason of a whole tool call. The stock router says `stop`, and nothing in streams."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from tpu_tgi.router.api.responses import StreamResponse
 from tpu_tgi.router.chat.answer import TOOL_CALLS, next_call_id, token_logprob
 from tpu_tgi.router.chat.tool_call import CallInPieces
 from tpu_tgi.router.chat.tools import NO_TOOL
@@ -16,7 +17,6 @@ from tpu_tgi.router.openai.responses import (
     ToolCallDelta,
     usage,
 )
-from tpu_tgi.router.responses import StreamResponse
 
 
 class TextChunks:

@@ -7,10 +7,10 @@ from tpu_tgi.router.chat.response_format import to_grammar
 from tpu_tgi.router.chat.template import ChatTemplate
 from tpu_tgi.router.chat.tools import call_schema, choose_tools, shown_tools, tool_text
 from tpu_tgi.router.errors import ToolError, ValidationError
-from tpu_tgi.router.grammar import JsonGrammar
 from tpu_tgi.router.openai.chat_request import ChatRequest
 from tpu_tgi.router.openai.values import sampling
-from tpu_tgi.router.schemas import GenerateParameters, TemplatedRequest
+from tpu_tgi.router.requests.grammar import JsonGrammar
+from tpu_tgi.router.requests.schemas import GenerateParameters, TemplatedRequest
 
 
 @dataclass(frozen=True)

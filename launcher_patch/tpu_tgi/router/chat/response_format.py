@@ -1,6 +1,5 @@
 """From `response_format` to the grammar that the answer must match."""
 
-from tpu_tgi.router.grammar import Grammar, JsonGrammar, JsonSchemaGrammar, RegexGrammar
 from tpu_tgi.router.openai.response_format import (
     JsonFormat,
     JsonObjectFormat,
@@ -8,6 +7,7 @@ from tpu_tgi.router.openai.response_format import (
     ResponseFormat,
     TextFormat,
 )
+from tpu_tgi.router.requests.grammar import Grammar, JsonGrammar, JsonSchemaGrammar, RegexGrammar
 
 
 def to_grammar(given: ResponseFormat) -> Grammar | None:

@@ -3,16 +3,16 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from tpu_tgi.router.api.token_stream import token_stream
 from tpu_tgi.router.chat.chunks import CallChunks, TextChunks
 from tpu_tgi.router.chat.prompt import ChatPrompt, text_prompt
 from tpu_tgi.router.chat.template import ChatTemplate
 from tpu_tgi.router.errors import RequestError
-from tpu_tgi.router.inference import Inference
+from tpu_tgi.router.http.sse import event
 from tpu_tgi.router.openai.chat_request import ChatRequest
 from tpu_tgi.router.openai.responses import ChatChunk
 from tpu_tgi.router.openai.stream_end import DONE, error_event
-from tpu_tgi.router.sse import event
-from tpu_tgi.router.token_stream import token_stream
+from tpu_tgi.router.scheduling.inference import Inference
 
 
 class ChatStream:

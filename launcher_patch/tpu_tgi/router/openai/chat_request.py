@@ -4,11 +4,11 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from tpu_tgi.router.http.request_body import Items, RequestBody, Unsigned32, Unsigned64
 from tpu_tgi.router.openai.messages import Message
 from tpu_tgi.router.openai.response_format import ResponseFormat
 from tpu_tgi.router.openai.tools import Tool, ToolChoice
 from tpu_tgi.router.openai.values import StopSequences, TopP
-from tpu_tgi.router.request_body import Items, RequestBody, Unsigned32, Unsigned64
 
 
 class StreamOptions(RequestBody):

@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from tpu_tgi.router.http.request_body import Items, RequestBody, Unsigned32, Unsigned64
 from tpu_tgi.router.openai.values import StopSequences, TopP
-from tpu_tgi.router.request_body import Items, RequestBody, Unsigned32, Unsigned64
 
 
 def prompts(value: Any) -> Any:

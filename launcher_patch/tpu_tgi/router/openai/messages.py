@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 
-from tpu_tgi.router.request_body import Items, RequestBody
+from tpu_tgi.router.http.request_body import Items, RequestBody
 
 
 class TextChunk(RequestBody):

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tpu_tgi.router.grammar import NamedSchema, RegexGrammar
-from tpu_tgi.router.request_body import RequestBody
+from tpu_tgi.router.http.request_body import RequestBody
+from tpu_tgi.router.requests.grammar import NamedSchema, RegexGrammar
 
 
 class TextFormat(RequestBody):

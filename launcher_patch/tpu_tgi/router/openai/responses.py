@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from tpu_tgi.router.responses import Logprob, is_none
+from tpu_tgi.router.api.responses import Logprob, is_none
 from tpu_tgi.router.settings import ROUTER_VERSION
 
 SYSTEM_FINGERPRINT = f"{ROUTER_VERSION}-native"

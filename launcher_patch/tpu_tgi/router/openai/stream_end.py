@@ -1,8 +1,8 @@
 """How OpenAI's streams end."""
 
 from tpu_tgi.router.errors import RequestError
+from tpu_tgi.router.http.sse import event
 from tpu_tgi.router.openai.responses import StreamError, StreamErrorEvent
-from tpu_tgi.router.sse import event
 
 DONE = b"data: [DONE]\n\n"
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, Field
 
-from tpu_tgi.router.request_body import RequestBody
+from tpu_tgi.router.http.request_body import RequestBody
 
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 

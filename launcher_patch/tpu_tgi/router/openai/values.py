@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from tpu_tgi.router.request_body import Items
+from tpu_tgi.router.http.request_body import Items
 
 
 def listed(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """The HTTP routes, one module each. A new one is served and documented once it stands in `OPERATIONS`."""
 
-from tpu_tgi.router.operation import Operation
+from tpu_tgi.router.http.operation import Operation
 from tpu_tgi.router.routes import (
     chat_completions,
     chat_tokenize,

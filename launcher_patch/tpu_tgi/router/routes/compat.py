@@ -3,15 +3,15 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tpu_tgi.router.body import read_body
+from tpu_tgi.router.api.responses import ErrorBody, GenerateResponse, StreamResponse
 from tpu_tgi.router.context import context_of
-from tpu_tgi.router.disconnect import unless_client_leaves
-from tpu_tgi.router.json_response import json_array_response
-from tpu_tgi.router.operation import GENERATION_ERRORS, Operation
-from tpu_tgi.router.responses import ErrorBody, GenerateResponse, StreamResponse
+from tpu_tgi.router.http.body import read_body
+from tpu_tgi.router.http.disconnect import unless_client_leaves
+from tpu_tgi.router.http.json_response import json_array_response
+from tpu_tgi.router.http.operation import GENERATION_ERRORS, Operation
+from tpu_tgi.router.requests.schemas import CompatGenerateRequest
 from tpu_tgi.router.routes.generate import answer_request
 from tpu_tgi.router.routes.generate_stream import stream_answer
-from tpu_tgi.router.schemas import CompatGenerateRequest
 
 
 async def compat_generate(request: Request) -> Response:

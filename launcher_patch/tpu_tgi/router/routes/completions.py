@@ -5,14 +5,16 @@ import asyncio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tpu_tgi.router.body import read_body
+from tpu_tgi.router.api.completion_stream import completion_events
+from tpu_tgi.router.api.timing import stream_headers, summed_headers
 from tpu_tgi.router.chat.prompt import adapter
-from tpu_tgi.router.completion_stream import completion_events
 from tpu_tgi.router.context import RouterContext, context_of
-from tpu_tgi.router.disconnect import unless_client_leaves
 from tpu_tgi.router.errors import SuffixError, TooManyPromptsError
-from tpu_tgi.router.generation import GenerationResult
-from tpu_tgi.router.json_response import json_response
+from tpu_tgi.router.http.body import read_body
+from tpu_tgi.router.http.disconnect import unless_client_leaves
+from tpu_tgi.router.http.json_response import json_response
+from tpu_tgi.router.http.operation import GENERATION_ERRORS, Operation
+from tpu_tgi.router.http.sse import EventStream
 from tpu_tgi.router.openai.completion_request import CompletionRequest
 from tpu_tgi.router.openai.responses import (
     FINISH_REASONS,
@@ -23,11 +25,9 @@ from tpu_tgi.router.openai.responses import (
     usage,
 )
 from tpu_tgi.router.openai.values import sampling
-from tpu_tgi.router.operation import GENERATION_ERRORS, Operation
+from tpu_tgi.router.requests.schemas import GenerateParameters, GenerateRequest
 from tpu_tgi.router.routes.generate import timed
-from tpu_tgi.router.schemas import GenerateParameters, GenerateRequest
-from tpu_tgi.router.sse import EventStream
-from tpu_tgi.router.timing import stream_headers, summed_headers
+from tpu_tgi.router.shard.generation import GenerationResult
 
 
 async def completions(request: Request) -> Response:

@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from tpu_tgi.router.openapi import Json
-from tpu_tgi.router.operation import Operation
+from tpu_tgi.router.api.openapi import Json
+from tpu_tgi.router.http.operation import Operation
 
 ASSETS = {
     "swagger-ui.css": "text/css",

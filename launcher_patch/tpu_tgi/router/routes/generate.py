@@ -7,16 +7,16 @@ from dataclasses import asdict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tpu_tgi.router.body import read_body
+from tpu_tgi.router.api.responses import BestOfSequence, Details, GenerateResponse, PromptTokenBody, TokenBody
+from tpu_tgi.router.api.timing import timing_headers
 from tpu_tgi.router.context import RouterContext, context_of
-from tpu_tgi.router.disconnect import unless_client_leaves
-from tpu_tgi.router.generation import GenerationResult, PromptToken, Token
-from tpu_tgi.router.inference import Inference
-from tpu_tgi.router.json_response import json_response
-from tpu_tgi.router.operation import GENERATION_ERRORS, Operation
-from tpu_tgi.router.responses import BestOfSequence, Details, GenerateResponse, PromptTokenBody, TokenBody
-from tpu_tgi.router.schemas import GenerateRequest
-from tpu_tgi.router.timing import timing_headers
+from tpu_tgi.router.http.body import read_body
+from tpu_tgi.router.http.disconnect import unless_client_leaves
+from tpu_tgi.router.http.json_response import json_response
+from tpu_tgi.router.http.operation import GENERATION_ERRORS, Operation
+from tpu_tgi.router.requests.schemas import GenerateRequest
+from tpu_tgi.router.scheduling.inference import Inference
+from tpu_tgi.router.shard.generation import GenerationResult, PromptToken, Token
 
 logger = logging.getLogger(__name__)
 

@@ -6,17 +6,17 @@ from contextlib import aclosing
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tpu_tgi.router.body import read_body
+from tpu_tgi.router.api.responses import ErrorBody, StreamResponse
+from tpu_tgi.router.api.timing import stream_headers
+from tpu_tgi.router.api.token_stream import token_stream
 from tpu_tgi.router.context import RouterContext, context_of
 from tpu_tgi.router.errors import RequestError
-from tpu_tgi.router.inference import Inference
-from tpu_tgi.router.json_response import error_body
-from tpu_tgi.router.operation import Operation
-from tpu_tgi.router.responses import ErrorBody, StreamResponse
-from tpu_tgi.router.schemas import GenerateRequest
-from tpu_tgi.router.sse import EventStream, event
-from tpu_tgi.router.timing import stream_headers
-from tpu_tgi.router.token_stream import token_stream
+from tpu_tgi.router.http.body import read_body
+from tpu_tgi.router.http.json_response import error_body
+from tpu_tgi.router.http.operation import Operation
+from tpu_tgi.router.http.sse import EventStream, event
+from tpu_tgi.router.requests.schemas import GenerateRequest
+from tpu_tgi.router.scheduling.inference import Inference
 
 
 async def generate_stream(request: Request) -> Response:

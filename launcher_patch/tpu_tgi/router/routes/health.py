@@ -3,10 +3,10 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tpu_tgi.router.api.responses import ErrorBody
 from tpu_tgi.router.context import context_of
-from tpu_tgi.router.json_response import json_response
-from tpu_tgi.router.operation import Operation
-from tpu_tgi.router.responses import ErrorBody
+from tpu_tgi.router.http.json_response import json_response
+from tpu_tgi.router.http.operation import Operation
 
 
 async def health(request: Request) -> Response:

@@ -5,10 +5,10 @@ from importlib.metadata import version
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tpu_tgi.router.api.responses import InfoResponse
 from tpu_tgi.router.context import context_of
-from tpu_tgi.router.json_response import json_response
-from tpu_tgi.router.operation import Operation
-from tpu_tgi.router.responses import InfoResponse
+from tpu_tgi.router.http.json_response import json_response
+from tpu_tgi.router.http.operation import Operation
 from tpu_tgi.router.settings import ROUTER_NAME, ROUTER_VERSION
 
 

@@ -7,8 +7,10 @@ import pydantic
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tpu_tgi.router.body import not_deserialized, read_json, rejected
+from tpu_tgi.router.api.responses import ErrorBody, GenerateResponse, StreamResponse
 from tpu_tgi.router.context import context_of
+from tpu_tgi.router.http.body import not_deserialized, read_json, rejected
+from tpu_tgi.router.http.operation import GENERATION_ERRORS, Operation
 from tpu_tgi.router.openai.chat_request import ChatRequest
 from tpu_tgi.router.openai.completion_request import CompletionRequest
 from tpu_tgi.router.openai.responses import (
@@ -18,12 +20,10 @@ from tpu_tgi.router.openai.responses import (
     CompletionChunk,
     StreamErrorEvent,
 )
-from tpu_tgi.router.operation import GENERATION_ERRORS, Operation
-from tpu_tgi.router.responses import ErrorBody, GenerateResponse, StreamResponse
+from tpu_tgi.router.requests.schemas import CompatGenerateRequest
 from tpu_tgi.router.routes.chat_completions import answer_conversation
 from tpu_tgi.router.routes.compat import answer_compat
 from tpu_tgi.router.routes.completions import answer_completion
-from tpu_tgi.router.schemas import CompatGenerateRequest
 
 # In the order in which the stock router tries them.
 KINDS: tuple[tuple[type[pydantic.BaseModel], Callable[[Request, Any], Awaitable[Response]]], ...] = (

@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tpu_tgi.router.context import context_of
-from tpu_tgi.router.operation import Operation
+from tpu_tgi.router.http.operation import Operation
 
 
 async def metrics(request: Request) -> Response:

@@ -4,9 +4,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tpu_tgi.router.context import context_of
-from tpu_tgi.router.json_response import json_response
+from tpu_tgi.router.http.json_response import json_response
+from tpu_tgi.router.http.operation import Operation
 from tpu_tgi.router.openai.responses import Model, ModelList
-from tpu_tgi.router.operation import Operation
 
 
 async def models(request: Request) -> Response:

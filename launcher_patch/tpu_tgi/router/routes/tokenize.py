@@ -3,12 +3,12 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tpu_tgi.router.body import read_body
+from tpu_tgi.router.api.responses import TextTokenBody
 from tpu_tgi.router.context import context_of
-from tpu_tgi.router.json_response import long_json_response
-from tpu_tgi.router.operation import Operation
-from tpu_tgi.router.responses import TextTokenBody
-from tpu_tgi.router.schemas import GenerateRequest
+from tpu_tgi.router.http.body import read_body
+from tpu_tgi.router.http.json_response import long_json_response
+from tpu_tgi.router.http.operation import Operation
+from tpu_tgi.router.requests.schemas import GenerateRequest
 
 
 async def tokenize(request: Request) -> Response:

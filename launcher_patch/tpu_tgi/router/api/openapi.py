@@ -6,8 +6,8 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from tpu_tgi.router.operation import Operation
-from tpu_tgi.router.responses import ErrorBody
+from tpu_tgi.router.api.responses import ErrorBody
+from tpu_tgi.router.http.operation import Operation
 from tpu_tgi.router.settings import ROUTER_VERSION
 
 Json = dict[str, Any]

@@ -5,8 +5,8 @@ import json
 import logging
 from collections import deque
 
+from tpu_tgi.embedded.warming_up import WarmUp
 from tpu_tgi.logs import LEVELS
-from tpu_tgi.warming_up import WarmUp
 
 logger = logging.getLogger("text-generation-server")
 

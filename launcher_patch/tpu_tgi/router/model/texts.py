@@ -6,7 +6,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from tpu_tgi.router.chat.template_source import TemplateSource, find_template
-from tpu_tgi.router.tokenization import load_tokenizer
+from tpu_tgi.router.model.tokenization import load_tokenizer
 
 
 @dataclass(frozen=True)

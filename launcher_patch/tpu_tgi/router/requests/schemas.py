@@ -4,8 +4,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from tpu_tgi.router.grammar import Grammar
-from tpu_tgi.router.request_body import Items, RequestBody, Signed32, Unsigned32, Unsigned64
+from tpu_tgi.router.http.request_body import Items, RequestBody, Signed32, Unsigned32, Unsigned64
+from tpu_tgi.router.requests.grammar import Grammar
 
 
 class GenerateParameters(RequestBody):

@@ -9,10 +9,10 @@ import grpc.aio
 
 from text_generation_server.pb import messages_pb2 as pb
 from text_generation_server.pb.service_v3_pb2_grpc import TextGenerationServiceStub
-from tpu_tgi.router import warmup
 from tpu_tgi.router.errors import ShardError
-from tpu_tgi.router.generation import CachedBatch, NewBatch, ShardInfo, ShardLimits, Step
-from tpu_tgi.router.wire import from_cached_batch, from_step, text_input, to_batch, to_cached_batch
+from tpu_tgi.router.shard import warmup
+from tpu_tgi.router.shard.generation import CachedBatch, NewBatch, ShardInfo, ShardLimits, Step
+from tpu_tgi.router.shard.wire import from_cached_batch, from_step, text_input, to_batch, to_cached_batch
 
 # The id of the request and of the batch that probe an unhealthy shard: the largest unsigned 64-bit integer.
 LIVENESS_ID = 2**64 - 1

@@ -7,19 +7,19 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from tpu_tgi.router.channel import AnswerChannel, NewToken, PromptTokens
 from tpu_tgi.router.errors import (
     GenerationError,
     IncompleteGenerationError,
     OverloadedError,
     ValidationError,
 )
-from tpu_tgi.router.generation import GeneratedText, GenerationResult, PromptToken, Token
-from tpu_tgi.router.health import Health
 from tpu_tgi.router.metrics import Metrics
-from tpu_tgi.router.queue import Entry, WaitingQueue
-from tpu_tgi.router.schemas import GenerateRequest
-from tpu_tgi.router.validation import Validator
+from tpu_tgi.router.requests.schemas import GenerateRequest
+from tpu_tgi.router.requests.validation import Validator
+from tpu_tgi.router.scheduling.channel import AnswerChannel, NewToken, PromptTokens
+from tpu_tgi.router.scheduling.queue import Entry, WaitingQueue
+from tpu_tgi.router.shard.generation import GeneratedText, GenerationResult, PromptToken, Token
+from tpu_tgi.router.shard.health import Health
 
 
 class Inference:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from text_generation_server.pb import messages_pb2 as pb
 from tpu_tgi.router.errors import ShardProtocolError
-from tpu_tgi.router.generation import (
+from tpu_tgi.router.shard.generation import (
     BatchedRequest,
     CachedBatch,
     GeneratedText,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tpu_tgi.router.errors import GenerationError
-from tpu_tgi.router.generation import GeneratedText, PromptToken, Token
+from tpu_tgi.router.shard.generation import GeneratedText, PromptToken, Token
 
 
 @dataclass(frozen=True)

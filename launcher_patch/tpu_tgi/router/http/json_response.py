@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
 
+from tpu_tgi.router.api.responses import ErrorBody
 from tpu_tgi.router.errors import RequestError
-from tpu_tgi.router.responses import ErrorBody
 
 PIECE_BYTES = 2**16
 

@@ -12,7 +12,7 @@ import pydantic_core
 from pydantic import Field
 
 from tpu_tgi.router.errors import ValidationError
-from tpu_tgi.router.request_body import RequestBody
+from tpu_tgi.router.http.request_body import RequestBody
 
 # Schemas are checked by the rules of this draft, whichever they name: what they name might be an address, and
 # would be fetched.

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from tpu_tgi.parameters.derivation import concurrent_requests
 from tpu_tgi.router.errors import RouterStartError
-from tpu_tgi.router.generation import ShardInfo, ShardLimits
 from tpu_tgi.router.settings import RouterSettings
+from tpu_tgi.router.shard.generation import ShardInfo, ShardLimits
 
 # What the stock router assumes of a shard that does not say how much it holds.
 ASSUMED_TOTAL_TOKENS = 16_000

@@ -2,7 +2,7 @@
 
 import time
 
-from tpu_tgi.router.generation import GenerationResult
+from tpu_tgi.router.shard.generation import GenerationResult
 
 
 def timing_headers(

@@ -12,14 +12,14 @@ from typing import Any
 from text_generation_server.errors import InvalidSettingError, UnsupportedModelError
 from text_generation_server.hub import model_directory
 from tpu_tgi.addresses import free_socket_path, reserve, socket_directory
+from tpu_tgi.embedded.settings import LauncherSettings
+from tpu_tgi.embedded.shard_command import download_arguments, serve_arguments, shard_environment
+from tpu_tgi.embedded.shard_process import ShardDiedError, ShardProcess, kill_all
+from tpu_tgi.embedded.warming_up import answering_503
 from tpu_tgi.router.errors import RouterStartError, ShardError, ShardProtocolError
-from tpu_tgi.router.model_texts import ModelTexts, load_texts
+from tpu_tgi.router.model.texts import ModelTexts, load_texts
 from tpu_tgi.router.server import Router
-from tpu_tgi.settings import LauncherSettings
-from tpu_tgi.shard_command import download_arguments, serve_arguments, shard_environment
-from tpu_tgi.shard_process import ShardDiedError, ShardProcess, kill_all
 from tpu_tgi.terminal.progress import progress_bar
-from tpu_tgi.warming_up import answering_503
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
 
-from tpu_tgi.router.blocks import BlockAllocator
-from tpu_tgi.router.channel import AnswerChannel
-from tpu_tgi.router.generation import BatchedRequest, NewBatch, ValidRequest
 from tpu_tgi.router.metrics import Metrics
+from tpu_tgi.router.scheduling.blocks import BlockAllocator
+from tpu_tgi.router.scheduling.channel import AnswerChannel
+from tpu_tgi.router.shard.generation import BatchedRequest, NewBatch, ValidRequest
 
 
 @dataclass(eq=False)

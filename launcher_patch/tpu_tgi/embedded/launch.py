@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 from tpu_tgi.dry_run import command_section
-from tpu_tgi.launcher import launch
+from tpu_tgi.embedded.launcher import launch
+from tpu_tgi.embedded.settings import LauncherSettings, launcher_settings
+from tpu_tgi.embedded.shard_command import added_variables, serve_arguments
+from tpu_tgi.embedded.shard_process import EXECUTABLE
 from tpu_tgi.logs import configure, log_remarks
 from tpu_tgi.options.command import Choices
 from tpu_tgi.parameters.derivation import Parameters
-from tpu_tgi.settings import LauncherSettings, launcher_settings
-from tpu_tgi.shard_command import added_variables, serve_arguments
-from tpu_tgi.shard_process import EXECUTABLE
 
 logger = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from text_generation_server.errors import InvalidSettingError
 from tpu_tgi.logs import level_of
 from tpu_tgi.options.command import Choices
+from tpu_tgi.options.key_file import read_keys
 from tpu_tgi.options.server import Page
 from tpu_tgi.options.stock_only import refuse_stock_only
 from tpu_tgi.parameters.derivation import Parameters
@@ -80,24 +81,6 @@ def launcher_settings(choices: Choices, parameters: Parameters) -> LauncherSetti
         logger_level=level_of(values["log_level"]),
         graceful_termination_timeout=values["graceful_termination_timeout"],
     )
-
-
-def read_keys(path: str | None) -> tuple[str, ...]:
-    """One on each line. Raises InvalidSettingError for a file that cannot be read or has none."""
-    if path is None:
-        return ()
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise InvalidSettingError(
-            f"`--api-key-file {path}` cannot be read: {error}. A file with a key on each line would work"
-        ) from error
-    keys = tuple(line.strip() for line in lines if line.strip())
-    if not keys:
-        raise InvalidSettingError(
-            f"`--api-key-file {path}` has no key: a file with a key on each line would work"
-        )
-    return keys
 
 
 def compute_type(given: str | None) -> str | None:

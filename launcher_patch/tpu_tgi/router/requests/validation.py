@@ -5,11 +5,11 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from tpu_tgi.router.api.responses import to_float32
 from tpu_tgi.router.errors import ValidationError
-from tpu_tgi.router.generation import ValidRequest
-from tpu_tgi.router.grammar import Grammar, ShardGrammar, for_shard
-from tpu_tgi.router.responses import to_float32
-from tpu_tgi.router.schemas import GenerateParameters, GenerateRequest
+from tpu_tgi.router.requests.grammar import Grammar, ShardGrammar, for_shard
+from tpu_tgi.router.requests.schemas import GenerateParameters, GenerateRequest
+from tpu_tgi.router.shard.generation import ValidRequest
 
 # The stock router schedules at most this many tokens at a time. Here nothing is cut, but whether a request
 # fits is decided, and reported, with the length of its first piece.

@@ -3,7 +3,7 @@
 import logging
 
 from tpu_tgi.router.errors import ShardError
-from tpu_tgi.router.shard_client import ShardClient
+from tpu_tgi.router.shard.client import ShardClient
 
 logger = logging.getLogger(__name__)
 

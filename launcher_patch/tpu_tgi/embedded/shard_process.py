@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import shutil
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Self
 
 from text_generation_server.errors import InvalidSettingError
-from tpu_tgi.shard_log import KEPT_LINES, LINE_LIMIT, forward, keep
-from tpu_tgi.warming_up import WarmUp
+from tpu_tgi.child import end_with_parent
+from tpu_tgi.embedded.shard_log import KEPT_LINES, LINE_LIMIT, forward, keep
+from tpu_tgi.embedded.warming_up import WarmUp
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +24,8 @@ EXECUTABLE = "text-generation-server"
 POLL_SECONDS = 0.1
 REMINDER_SECONDS = 10.0
 
-# From <linux/prctl.h>.
-PR_SET_PDEATHSIG = 1
-
 # The processes that run now, each of which leads a group.
 RUNNING: set[int] = set()
-
-LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class ShardDiedError(RuntimeError):
@@ -143,9 +138,3 @@ def ending(code: int) -> str:
         return f"exit code {code}"
     names = {number.value: number.name for number in signal.Signals}
     return f"killed by {names.get(-code, f'signal {-code}')}"
-
-
-def end_with_parent() -> None:
-    """Runs in the new process: a launcher that is killed outright takes its shard with it."""
-    if LIBC is not None:
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

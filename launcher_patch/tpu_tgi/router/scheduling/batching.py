@@ -10,12 +10,12 @@ import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
 
-from tpu_tgi.router.channel import NewToken, PromptTokens
 from tpu_tgi.router.errors import GenerationError, ShardError, ShardProtocolError
-from tpu_tgi.router.generation import CachedBatch, Generation, NewBatch, Step
 from tpu_tgi.router.metrics import Metrics
-from tpu_tgi.router.queue import Entry, WaitingQueue
-from tpu_tgi.router.shard_client import ShardClient
+from tpu_tgi.router.scheduling.channel import NewToken, PromptTokens
+from tpu_tgi.router.scheduling.queue import Entry, WaitingQueue
+from tpu_tgi.router.shard.client import ShardClient
+from tpu_tgi.router.shard.generation import CachedBatch, Generation, NewBatch, Step
 
 logger = logging.getLogger(__name__)
 

@@ -3,11 +3,11 @@
 from collections.abc import AsyncGenerator
 from dataclasses import asdict
 
-from tpu_tgi.router.channel import NewToken
+from tpu_tgi.router.api.responses import StreamDetails, StreamResponse, TokenBody
 from tpu_tgi.router.errors import IncompleteStreamError
-from tpu_tgi.router.inference import Inference
-from tpu_tgi.router.responses import StreamDetails, StreamResponse, TokenBody
-from tpu_tgi.router.schemas import GenerateRequest
+from tpu_tgi.router.requests.schemas import GenerateRequest
+from tpu_tgi.router.scheduling.channel import NewToken
+from tpu_tgi.router.scheduling.inference import Inference
 
 
 async def token_stream(inference: Inference, body: GenerateRequest) -> AsyncGenerator[StreamResponse, None]:

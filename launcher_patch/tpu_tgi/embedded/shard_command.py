@@ -2,7 +2,7 @@
 
 import os
 
-from tpu_tgi.settings import LauncherSettings
+from tpu_tgi.embedded.settings import LauncherSettings
 
 
 def serve_arguments(settings: LauncherSettings, model: str, uds_path: str) -> list[str]:

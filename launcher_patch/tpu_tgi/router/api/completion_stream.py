@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from tpu_tgi.router.api.responses import StreamResponse
+from tpu_tgi.router.api.token_stream import token_stream
 from tpu_tgi.router.errors import RequestError
-from tpu_tgi.router.inference import Inference
+from tpu_tgi.router.http.sse import event
 from tpu_tgi.router.openai.responses import Completion, CompletionChoice, CompletionChunk, usage
 from tpu_tgi.router.openai.stream_end import DONE, error_event
-from tpu_tgi.router.responses import StreamResponse
-from tpu_tgi.router.schemas import GenerateRequest
-from tpu_tgi.router.sse import event
-from tpu_tgi.router.token_stream import token_stream
+from tpu_tgi.router.requests.schemas import GenerateRequest
+from tpu_tgi.router.scheduling.inference import Inference
 
 
 async def completion_events(

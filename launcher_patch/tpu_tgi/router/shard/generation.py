@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tpu_tgi.router.grammar import ShardGrammar
+from tpu_tgi.router.requests.grammar import ShardGrammar
 
 
 @dataclass(frozen=True)

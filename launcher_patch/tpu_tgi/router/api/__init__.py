@@ -1,0 +1,1 @@
+"""TGI's own answers, and the description of all routes."""

@@ -1,0 +1,1 @@
+"""Bodies, events and connections, whatever is asked."""

@@ -1,0 +1,1 @@
+"""What is read of a model beside its weights: tokenizer and chat template."""

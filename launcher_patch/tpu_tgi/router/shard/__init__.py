@@ -1,0 +1,1 @@
+"""The shard as the router sees it: calls, messages, limits and health."""
