@@ -74,8 +74,11 @@ class DeviceMesh:
         return NamedSharding(self.mesh, PartitionSpec(*partition))
 
     def send(self, array: NDArray[Any], partition: Partition = WHOLE) -> Buffer:
-        """Copies a host array to the devices; returns at once."""
-        return jax.device_put(array, self.placed(partition))
+        """Copies a host array to the devices; returns at once. Of several processes each sends to its own devices."""
+        placement = self.placed(partition)
+        if placement.is_fully_addressable:
+            return jax.device_put(array, placement)
+        return jax.make_array_from_callback(array.shape, placement, array.__getitem__)
 
     def zeros(self, shape: tuple[int, ...], dtype: str, partition: Partition = WHOLE) -> Buffer:
         """An array of zeros, made on the devices."""
