@@ -99,7 +99,9 @@ def run(choices: Choices) -> None:
         launch = EmbeddedLaunch.prepare(choices, parameters)
     if not values["dry_run"]:
         launch.start(parameters.remarks)
-    lines = numbers_section(parameters, given) + memory_section(parameters, checkpoint, values["dtype"])
+    lines = numbers_section(parameters, given) + memory_section(
+        parameters, checkpoint, values["dtype"], values["quantize"]
+    )
     typer.echo("\n".join(lines + launch.describe()))
 
 

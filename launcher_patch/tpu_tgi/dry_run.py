@@ -55,7 +55,9 @@ def numbers_section(parameters: Parameters, given: Given) -> list[str]:
     ]
 
 
-def memory_section(parameters: Parameters, checkpoint: Checkpoint | None, dtype: str | None) -> list[str]:
+def memory_section(
+    parameters: Parameters, checkpoint: Checkpoint | None, dtype: str | None, quantize: str | None
+) -> list[str]:
     """What the weights and the KV cache take on some devices, and the largest batch and length that fit there."""
     lines = ["", "Memory:"]
     length = parameters.sequence_length
@@ -63,7 +65,7 @@ def memory_section(parameters: Parameters, checkpoint: Checkpoint | None, dtype:
         return [*lines, "  not known before the model is here"]
     for chip in CHIPS:
         used = dtype or chip.dtype
-        need = checkpoint.need(used, chip.lanes)
+        need = checkpoint.need(used, chip.lanes, quantize)
         if need is None:
             return [*lines, f"  not known: {checkpoint.directory} has no weights yet, or no full config.json"]
         if parameters.chips is not None:

@@ -16,6 +16,7 @@ from support.checkpoints import generate, save
 from support.driver import Driver
 from support.quantised_checkpoints import PACKED, packed
 from text_generation_server.errors import InvalidSettingError, UnsupportedModelError
+from tpu_tgi.parameters.model import Checkpoint as LauncherCheckpoint
 
 CHANCE = random.Random(6)
 PROMPT = [CHANCE.randrange(3, 160) for _ in range(21)]
@@ -181,3 +182,14 @@ def test_the_word_that_the_launcher_passes_unasked_is_taken(
 def test_a_word_for_checkpoints_that_come_so_is_refused_where_this_one_does_not(checkpoint: Path) -> None:
     with pytest.raises(InvalidSettingError, match=r"--quantize awq is for .* Use --quantize int8 or"):
         engines.loader(checkpoint, quantize="awq")
+
+
+@pytest.mark.parametrize(("name", "quantize"), [("gptq with zeros and act order", None), ("", "int8")])
+def test_a_dry_run_counts_what_the_engine_counts(
+    name: str, quantize: str | None, checkpoint: Path, tmp_path: Path
+) -> None:
+    directory = packed(checkpoint, tmp_path, name) if name else checkpoint
+    counted = LauncherCheckpoint(directory, json.loads((directory / "config.json").read_text()))
+    need = counted.need("float32", 1, quantize)
+    assert need is not None
+    assert need.weights == engines.loader(directory, quantize=quantize).memory_need().weights

@@ -92,7 +92,7 @@ def test_an_8b_fits_on_two_chips_of_16_gib_and_not_on_one(
     found = planned(str(llama_8b), "--tpu", "v5e-8")
     assert {choice["chips"] for choice in found["choices"]} == {2, 4, 8}
     assert found["refused"] == [
-        "1 chip(s): 14.96 GiB of weights on each of 16.00 GiB, and 0.25 GiB of cache for one slot of 2048 tokens"
+        "1 chip: 14.96 GiB of weights on each of 16.00 GiB, and 0.25 GiB of cache for one slot of 2048 tokens"
     ]
     # Two depths once, then one.
     assert [chips for _, chips in compiler] == [2, 2, 2, 2, 4, 4, 8, 8]

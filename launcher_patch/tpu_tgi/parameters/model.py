@@ -4,12 +4,14 @@ Read as plain JSON: transformers' AutoConfig loads torch, which takes seconds an
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from text_generation_server.model.memory import MemoryNeed
+from text_generation_server.model.quantisation.scheme import MADE
 
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
@@ -36,24 +38,25 @@ class Checkpoint:
         """The longest sequence that the model allows, if config.json says so."""
         return self._integer("max_position_embeddings", "n_positions")
 
-    def need(self, dtype: str, lanes: int) -> MemoryNeed | None:
+    def need(self, dtype: str, lanes: int, quantize: str | None = None) -> MemoryNeed | None:
         """The memory that the model takes; None if config.json does not tell, or the weights are not here.
 
         Args:
             dtype: of weights and KV cache.
+            quantize: as the option has it.
             lanes: keys and values of a token take a multiple of so many numbers in each layer
                 (`text_generation_server.engine.layout`): 128 on a TPU, 1 on a CPU.
         """
         layers = self._integer("num_hidden_layers", "n_layer")
         heads = self._integer("num_attention_heads", "n_head")
         width, vocabulary = self._integer("hidden_size", "n_embd"), self._integer("vocab_size")
-        parameters = self._parameters()
-        if layers is None or heads is None or width is None or vocabulary is None or parameters is None:
+        weights = self._weight_bytes(dtype, quantize)
+        if layers is None or heads is None or width is None or vocabulary is None or weights is None:
             return None
         head_dim = self._integer("head_dim") or width // heads
         keys = -(-(self._integer("num_key_value_heads") or heads) * head_dim // lanes) * lanes
         return MemoryNeed(
-            weights=parameters * BYTES[dtype],
+            weights=weights,
             position=2 * layers * keys * BYTES[dtype],
             slot=4 * vocabulary,
         )
@@ -63,16 +66,30 @@ class Checkpoint:
         found = (self.config.get(name) for name in names)
         return next((value for value in found if isinstance(value, int)), None)
 
-    def _parameters(self) -> int | None:
+    def _weight_bytes(self, dtype: str, quantize: str | None) -> int | None:
         # Imported here: it takes a third of a second, and only a dry run asks.
-        from huggingface_hub import get_local_safetensors_metadata
-        from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+        from text_generation_server.errors import UnsupportedModelError
+        from text_generation_server.model import checkpoint
+        from text_generation_server.model.quantisation.stored import stored_layers
 
         try:
-            counts = get_local_safetensors_metadata(self.directory).parameter_count
-        except (NotASafetensorsRepoError, SafetensorsParsingError, OSError):
+            headers = checkpoint.Checkpoint(self.directory)
+            stored = stored_layers(headers)
+        except UnsupportedModelError:
             return None
-        return sum(counts.values())
+        made, size = MADE.get(quantize or "") if not stored else None, 0
+        tables = (*checkpoint.HEADS, *checkpoint.EMBEDDINGS)
+        for name in stored.tensors(headers):
+            layer = stored.get(name)
+            shape = layer.shape if layer else headers.shapes[name]
+            scheme = (
+                layer.scheme if layer else made if len(shape) == 2 and not name.endswith(tables) else None
+            )
+            if scheme is None:
+                size += math.prod(shape) * BYTES[dtype]
+            else:
+                size += scheme.nbytes(shape[1], shape[0], dtype)
+        return size
 
 
 def config_file(model_id: str, revision: str | None, environment: Mapping[str, str]) -> Path | None:

@@ -87,7 +87,7 @@ def make_plan(
     for chips in chip_counts(tpu):
         undivided = arrays.undivided(chips)
         if undivided is not None:
-            refused.append(f"{chips} chips: they do not divide {undivided}")
+            refused.append(f"{named(chips)}: they do not divide {undivided}")
             continue
         shape = BatchShape(
             1, length, description.vocabulary, description.layers, CacheLayout.LANES, source.dtype
@@ -99,22 +99,27 @@ def make_plan(
             refused.append(too_large(need, tpu, chips, batch, length))
             continue
         shape = replace(shape, slots=batches[-1])
-        say(f"{chips} chip(s): compiling for {batches[-1]} slots of {length} tokens")
+        say(f"{named(chips)}: compiling for {batches[-1]} slots of {length} tokens")
         try:
             step, prefill = compilations.costs(shape, sharding)
         except CompilationError as error:
-            refused.append(f"{chips} chips: {error}")
+            refused.append(f"{named(chips)}: {error}")
             continue
         for each in batches:
             found = choice(each, shape, need, description, tpu, step, prefill)
             if found.weights + found.cache + found.temporaries + found.code > tpu.memory:
                 refused.append(
-                    f"{chips} chips, {each} slots of {length}: {gibibytes(found.temporaries)} of temporaries and "
-                    f"{gibibytes(found.code)} of code do not fit beside weights and cache"
+                    f"{named(chips)}, {each} slots and more of {length} tokens: {gibibytes(found.temporaries)} of "
+                    f"temporaries and {gibibytes(found.code)} of code beside {gibibytes(found.weights)} of weights "
+                    f"and {gibibytes(found.cache)} of cache"
                 )
-            else:
-                choices.append(found)
+                break
+            choices.append(found)
     return Plan(choices, refused, (*compilations.depths, compilations.layers))
+
+
+def named(chips: int) -> str:
+    return "1 chip" if chips == 1 else f"{chips} chips"
 
 
 def chip_counts(tpu: Tpu) -> Iterator[int]:
@@ -150,9 +155,9 @@ def fits_by_arithmetic(
 
 def too_large(need: MemoryNeed, tpu: Tpu, chips: int, batch: int | None, length: int) -> str:
     """Why nothing fits."""
-    what = f"{chips} chip(s): {gibibytes(need.weights)} of weights on each of {gibibytes(tpu.memory)}"
+    what = f"{named(chips)}: {gibibytes(need.weights)} of weights on each of {gibibytes(tpu.memory)}"
     if batch is not None and batch % need.multiple:
-        return f"{chips} chips share the slots: --batch must be a multiple of {need.multiple}"
+        return f"{named(chips)} share the slots: --batch must be a multiple of {need.multiple}"
     if batch is not None and need.largest_batch(tpu.memory, length):
         return (
             f"{what}, and {gibibytes(need.cache(batch, length))} of cache: --batch "

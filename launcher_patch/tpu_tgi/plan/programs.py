@@ -82,7 +82,7 @@ def cost(program: LoweredProgram, mesh: DeviceMesh, sharding: Sharding) -> Progr
 
 
 def deepened(first: ProgramCost, second: ProgramCost, depths: tuple[int, int], layers: int) -> ProgramCost:
-    """The cost with all layers, by that of two depths."""
+    """The cost with all layers, by that of two depths. Temporaries are those of the layer that needs most."""
     if depths[0] == depths[1]:
         return second
     more = (layers - depths[0]) / (depths[1] - depths[0])
@@ -91,7 +91,7 @@ def deepened(first: ProgramCost, second: ProgramCost, depths: tuple[int, int], l
         return max(other, one + (other - one) * more)
 
     return ProgramCost(
-        int(at_full_depth(first.temporaries, second.temporaries)),
+        max(first.temporaries, second.temporaries),
         int(at_full_depth(first.code, second.code)),
         at_full_depth(first.flops, second.flops),
         first.seconds + second.seconds,
@@ -101,7 +101,7 @@ def deepened(first: ProgramCost, second: ProgramCost, depths: tuple[int, int], l
 def deepened_alike(first: ProgramCost, seen: ProgramCost, whole: ProgramCost) -> ProgramCost:
     """The cost with all layers on other chips, where `seen` of the first depth became `whole`."""
     return ProgramCost(
-        first.temporaries + whole.temporaries - seen.temporaries,
+        first.temporaries + max(0, whole.temporaries - seen.temporaries),
         int(first.code * whole.code / seen.code),
         first.flops * whole.flops / seen.flops,
         first.seconds,

@@ -5,8 +5,11 @@ A weight is taken apart into tensors that the programs read, and put together ag
     weight[input, output] = values[input, output] * scales[group of the input, output] + offsets[the same]
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
+
+from text_generation_server.engine.state import ITEM_BYTES
 
 Part = Literal["weight", "scales", "offsets", "order"]
 """Names of the tensors of a quantised layer, which are those of its parameters; "weight" has the values."""
@@ -42,6 +45,16 @@ class Scheme:
         if self.ordered:
             shapes["order"] = (inputs,)
         return shapes
+
+    def nbytes(self, inputs: int, outputs: int, dtype: str) -> int:
+        """Of all tensors of a layer."""
+        dtypes = self.dtypes(dtype)
+        return int(
+            sum(
+                math.prod(shape) * ITEM_BYTES[dtypes[part]]
+                for part, shape in self.shapes(inputs, outputs).items()
+            )
+        )
 
     def dtypes(self, dtype: str) -> dict[Part, str]:
         """Of the tensors of a layer of a model in `dtype`. A scale for a whole output costs nothing: it is exact."""
