@@ -24,7 +24,7 @@ from torch_xla import _XLAC
 
 from text_generation_server.engine.program import Program, Spec
 from text_generation_server.errors import UnsupportedModelError
-from text_generation_server.lowering import marks  # noqa: F401 - makes marks recordable
+from text_generation_server.lowering import kernels, marks  # noqa: F401 - makes what `engine` defines recordable
 from text_generation_server.lowering.lowered import LoweredProgram, Parameter, Result
 
 

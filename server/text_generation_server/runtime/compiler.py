@@ -1,11 +1,14 @@
 """Makes programs ready: from the cache, or recorded and compiled, by a few threads."""
 
+import hashlib
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import jax
 from loguru import logger
@@ -164,8 +167,18 @@ def environment(mesh: DeviceMesh) -> str:
             flags,
             COMPILER_OPTIONS.get(mesh.platform),
             processor,
+            sources(),
         ]
     )
+
+
+@cache
+def sources() -> str:
+    """Changes with what this room puts into a recorded program before it is compiled."""
+    digest = hashlib.sha256()
+    for name in ("kernels.py", "linking.py", "stablehlo.py"):
+        digest.update(Path(__file__).with_name(name).read_bytes())
+    return digest.hexdigest()
 
 
 def processor_features() -> str:

@@ -5,7 +5,6 @@ to make of StableHLO that it did not make itself: hence the fields that are set 
 tests/runtime/test_programs.py fails if an upgrade changes what they mean.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +18,7 @@ from jaxlib.mlir.dialects import stablehlo
 
 from text_generation_server.engine.sharding import Sharding
 from text_generation_server.lowering.lowered import LoweredProgram
+from text_generation_server.runtime.linking import link, operations
 from text_generation_server.runtime.marks import pass_by_joins, resolve_marks
 
 # Recorded programs have int64 indices, which JAX would otherwise make int32.
@@ -155,13 +155,15 @@ SHORTEST_IOTA = 32
 
 
 def completed(program: LoweredProgram, sharding: Sharding) -> bytes:
-    """The module with its marks resolved, counting done on the device, and the dtypes that torch_xla does not know."""
+    """The module with its marks resolved, kernels in the place of their names, counting done on the device, and the
+    dtypes that torch_xla does not know."""
     context = mlir.make_ir_context()
     with context, ir.Location.unknown():
         module = stablehlo.deserialize_portable_artifact(context, program.stablehlo)
         resolve_marks(module, sharding)
         if sharding.chips > 1:
             pass_by_joins(module)
+        link(module)
         count_on_the_device(module)
         give_dtypes(module, program)
         # Shardings are of another dialect than StableHLO.
@@ -174,7 +176,7 @@ def completed(program: LoweredProgram, sharding: Sharding) -> bytes:
 def count_on_the_device(module: Any) -> None:
     """Makes 0, 1, 2, ... the operation iota, where torch_xla wrote the numbers down.
 
-    XLA would fold what is computed of such constants: the masks of a prefill of 2048 tokens became 300 MB of a
+    XLA would fold what is computed of such constants: the masks of a prompt of 2048 tokens became 300 MB of a
     compiled program, and took most of the time of its compilation.
     """
     for operation in list(operations(module.body)):
@@ -221,12 +223,3 @@ def counts_up(kind: Any, value: Any) -> int | None:
         return None
     numbers = np.array(value).reshape(-1)
     return long[0] if np.array_equal(numbers, np.arange(len(numbers))) else None
-
-
-def operations(block: Any) -> Iterator[Any]:
-    """All operations in a block, those in functions and bodies too."""
-    for view in block.operations:
-        yield view.operation
-        for region in view.regions:
-            for inner in region.blocks:
-                yield from operations(inner)

@@ -1,0 +1,62 @@
+"""Operations of programs that torch_xla cannot record.
+
+`lowering.kernels` writes their names down, and `runtime.kernels` has the JAX functions that stand in their place when
+a program is compiled.
+
+They need what torch has no word for: a slice whose start is only known when the program runs, and a loop that ends
+when the longest prompt ends.
+"""
+
+import torch
+from torch import Tensor
+
+torch.library.define(
+    "tpu_tgi::write_pieces", "(Tensor cache, Tensor new, Tensor slots, Tensor starts) -> Tensor"
+)
+torch.library.define(
+    "tpu_tgi::attend_pieces",
+    "(Tensor query, Tensor keys, Tensor values, Tensor mask, Tensor slots, Tensor ends, int key_value_heads, "
+    "float? softcap, Tensor? sinks) -> Tensor",
+)
+
+
+def write_pieces(cache: Tensor, new: Tensor, slots: Tensor, starts: Tensor) -> Tensor:
+    """The cache with each row of `new` in its slot, in place if the cache is given away.
+
+    Args:
+        cache: [slots, length, ...].
+        new: [rows, queries, ...].
+        slots, starts: [rows] int32; a row that would reach past the end of its slot is moved back to end there.
+    """
+    written: Tensor = torch.ops.tpu_tgi.write_pieces(cache, new, slots, starts)
+    return written
+
+
+def attend_pieces(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    slots: Tensor,
+    ends: Tensor,
+    key_value_heads: int,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Attention of each row over what its slot holds, read in blocks up to the furthest of `ends`.
+
+    Args:
+        query: [rows, heads, queries, head_dim], already scaled.
+        keys, values: the whole cache, [slots, length, key_value_heads, head_dim] or [slots, length, lanes].
+        mask: [rows or 1, 1, queries, length] bool, True where a query may look; each looks at itself at least.
+        slots, ends: [rows] int32; no query of a row looks at or behind its end.
+        softcap: bound of the scores by tanh.
+        sinks: [heads], a score of each head for looking nowhere.
+
+    Returns:
+        [rows, queries, heads, head_dim of the values].
+    """
+    mixed: Tensor = torch.ops.tpu_tgi.attend_pieces(
+        query, keys, values, mask, slots, ends, key_value_heads, softcap, sinks
+    )
+    return mixed

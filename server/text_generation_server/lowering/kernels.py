@@ -1,0 +1,54 @@
+"""How the operations of `engine.kernels` are recorded: as calls by name, see `runtime.linking`."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_xla import _XLAC
+
+from text_generation_server.engine import kernels  # noqa: F401 - defines the operations
+
+PREFIX = "tpu_tgi."
+"""Of the name of a call, before that of the kernel."""
+
+
+def call(
+    name: str, arguments: Sequence[Tensor], shape: Sequence[int], dtype: torch.dtype, **options: Any
+) -> Tensor:
+    """Records a call of the kernel; `options` travel as JSON beside its arguments."""
+    results: list[Tensor] = _XLAC._xla_custom_call(
+        list(arguments), PREFIX + name, [list(shape)], [dtype], False, json.dumps(options), 0, {}
+    )
+    return results[0]
+
+
+@torch.library.impl("tpu_tgi::write_pieces", "XLA")
+def write_pieces(cache: Tensor, new: Tensor, slots: Tensor, starts: Tensor) -> Tensor:
+    return call("write_pieces", (cache, new, slots, starts), cache.shape, cache.dtype)
+
+
+@torch.library.impl("tpu_tgi::attend_pieces", "XLA")
+def attend_pieces(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    slots: Tensor,
+    ends: Tensor,
+    key_value_heads: int,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    rows, heads, queries, head_dim = query.shape
+    # In lanes, keys and values have heads of one size, which the queries show.
+    value_dim = values.shape[3] if values.dim() == 4 else head_dim
+    return call(
+        "attend_pieces",
+        (query, keys, values, mask, slots, ends, *([] if sinks is None else [sinks])),
+        (rows, queries, heads, value_dim),
+        query.dtype,
+        key_value_heads=key_value_heads,
+        softcap=softcap,
+    )

@@ -1,0 +1,104 @@
+"""The JAX functions behind the operations of `engine.kernels`, which says what they take and return."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+KEY_BLOCK = 256
+"""Keys that a prompt's queries meet at a time."""
+
+LOWEST = jnp.finfo(jnp.float32).min
+
+
+def write_pieces(cache: Array, new: Array, slots: Array, starts: Array) -> Array:
+    for row in range(new.shape[0]):
+        start = (slots[row], starts[row], *[jnp.int32(0)] * (cache.ndim - 2))
+        cache = lax.dynamic_update_slice(cache, new[row : row + 1].astype(cache.dtype), start)
+    return cache
+
+
+def attend_pieces(
+    query: Array,
+    keys: Array,
+    values: Array,
+    mask: Array,
+    slots: Array,
+    ends: Array,
+    sinks: Array | None = None,
+    *,
+    key_value_heads: int,
+    softcap: float | None,
+) -> Array:
+    """A softmax that runs on from block to block (Milakov and Gimelshein, 2018): the scores of one block are all that
+    lies in memory, and blocks behind the longest prompt are not read.
+    """
+    rows, heads, queries, head_dim = query.shape
+    length = keys.shape[1]
+    block = min(KEY_BLOCK, length)
+    grouped = query.reshape(rows, key_value_heads, heads // key_value_heads, queries, head_dim)
+    precision = lax.Precision.HIGHEST if query.dtype == jnp.float32 else None
+    value_dim = values.shape[3] if values.ndim == 4 else head_dim
+
+    def piece(cache: Array, start: Array, dim: int) -> Array:
+        """[rows, block, key_value_heads, dim] of the rows' slots."""
+        # As one gather: XLA leaves a cache that is split over chips where it is, which it does not for a slice.
+        place = (start, *[jnp.int32(0)] * (cache.ndim - 2))
+        found = jax.vmap(
+            lambda slot: lax.dynamic_slice(cache, (slot, *place), (1, block, *cache.shape[2:]))[0]
+        )(slots)
+        if found.ndim == 3:
+            found = found[..., : key_value_heads * dim].reshape(rows, block, key_value_heads, dim)
+        return found.astype(query.dtype)
+
+    def meet(index: Array, so_far: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        highest, total, mixed = so_far
+        # The last block is moved back to end with the slot; what it has in common with the one before is left out.
+        start = jnp.minimum(index * block, length - block)
+        is_new = start + jnp.arange(block, dtype=jnp.int32) >= index * block
+        seen = lax.dynamic_slice_in_dim(mask, start, block, axis=3)[:, :, None] & is_new
+        scores = jnp.einsum(
+            "rhgqd,rkhd->rhgqk",
+            grouped,
+            piece(keys, start, head_dim),
+            precision=precision,
+            preferred_element_type=jnp.float32,
+        )
+        if softcap is not None:
+            scores = jnp.tanh(scores / jnp.float32(softcap)) * jnp.float32(softcap)
+        scores = jnp.where(seen, scores, LOWEST)
+        higher = jnp.maximum(highest, scores.max(-1))
+        weights = jnp.where(seen, jnp.exp(scores - higher[..., None]), jnp.float32(0))
+        fading = jnp.exp(highest - higher)
+        new = jnp.einsum(
+            "rhgqk,rkhd->rhgqd",
+            weights.astype(query.dtype),
+            piece(values, start, value_dim),
+            precision=precision,
+            preferred_element_type=jnp.float32,
+        )
+        return higher, total * fading + weights.sum(-1), mixed * fading[..., None] + new
+
+    shape = grouped.shape[:4]
+    nothing = (
+        jnp.full(shape, LOWEST, jnp.float32),
+        jnp.zeros(shape, jnp.float32),
+        jnp.zeros((*shape, value_dim), jnp.float32),
+    )
+    count = (jnp.max(ends) + (block - 1)) // block
+    if block == length:
+        highest, total, mixed = meet(jnp.int32(0), nothing)
+    else:
+        highest, total, mixed = lax.fori_loop(jnp.int32(0), count.astype(jnp.int32), meet, nothing)
+    if sinks is not None:
+        nowhere = sinks.astype(jnp.float32).reshape(1, key_value_heads, -1, 1)
+        higher = jnp.maximum(highest, nowhere)
+        fading = jnp.exp(highest - higher)
+        total, mixed = total * fading + jnp.exp(nowhere - higher), mixed * fading[..., None]
+    weighed = (mixed / total[..., None]).astype(query.dtype)
+    return weighed.reshape(rows, heads, queries, value_dim).transpose(0, 2, 1, 3)
+
+
+KERNELS: dict[str, Callable[..., Any]] = {"write_pieces": write_pieces, "attend_pieces": attend_pieces}

@@ -1,0 +1,89 @@
+"""Puts the functions of `runtime.kernels` where a recorded program calls one by name."""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import ml_dtypes  # noqa: F401 - makes numpy know bfloat16 by its name
+import numpy as np
+from jax.interpreters import mlir
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import func
+
+from text_generation_server.runtime.kernels import KERNELS
+
+PREFIX = "tpu_tgi."
+"""As in `lowering.kernels`."""
+
+DTYPES = (
+    "bool", "int8", "int32", "int64", "float16", "bfloat16", "float32", "float8_e4m3fn", "float8_e5m2"
+)  # fmt: skip
+
+
+def link(module: Any) -> None:
+    """Replaces each call of a kernel by a call of its function, which is added to the module.
+
+    KeyError for a kernel that does not exist. To be called in the context of the module.
+    """
+    dtypes = {str(mlir.dtype_to_ir_type(np.dtype(name))): np.dtype(name) for name in DTYPES}
+    functions: dict[tuple[Any, ...], str] = {}
+    for operation in list(operations(module.body)):
+        if operation.name != "stablehlo.custom_call":
+            continue
+        target = ir.StringAttr(operation.attributes["call_target_name"]).value
+        if not target.startswith(PREFIX):
+            continue
+        options = ir.StringAttr(operation.attributes["backend_config"]).value
+        types = [str(operand.type) for operand in operation.operands]
+        key = (target, options, *types)
+        if key not in functions:
+            arguments = [
+                jax.ShapeDtypeStruct(tuple(kind.shape), dtypes[str(kind.element_type)])
+                for kind in (ir.RankedTensorType(operand.type) for operand in operation.operands)
+            ]
+            kernel = partial(KERNELS[target.removeprefix(PREFIX)], **json.loads(options))
+            functions[key] = add_function(module, f"{target}.{len(functions)}", kernel, arguments)
+        with ir.InsertionPoint(operation), operation.location:
+            call = func.CallOp(
+                [result.type for result in operation.results],
+                ir.FlatSymbolRefAttr.get(functions[key]),
+                list(operation.operands),
+            )
+        for old, new in zip(operation.results, call.operation.results, strict=True):
+            old.replace_all_uses_with(new)
+        operation.erase()
+
+
+def add_function(module: Any, name: str, kernel: Any, arguments: list[jax.ShapeDtypeStruct]) -> str:
+    """Adds what JAX makes of `kernel`, and the functions that it calls, under names that begin with `name`."""
+    lowered = ir.Module.parse(
+        str(jax.jit(kernel, keep_unused=True).lower(*arguments).compiler_ir("stablehlo"))
+    )
+    added = list(lowered.body.operations)
+    names = {symbol(function, "sym_name"): f"{name}.{symbol(function, 'sym_name')}" for function in added}
+    for function in added:
+        function.attributes["sym_name"] = ir.StringAttr.get(names[symbol(function, "sym_name")])
+        function.attributes["sym_visibility"] = ir.StringAttr.get("private")
+        for block in function.regions[0].blocks:
+            for inner in operations(block):
+                if inner.name == "func.call":
+                    callee = ir.FlatSymbolRefAttr(inner.attributes["callee"]).value
+                    inner.attributes["callee"] = ir.FlatSymbolRefAttr.get(names[callee])
+        module.body.append(function)
+    return names["main"]
+
+
+def symbol(operation: Any, attribute: str) -> str:
+    value: str = ir.StringAttr(operation.attributes[attribute]).value
+    return value
+
+
+def operations(block: Any) -> Iterator[Any]:
+    """All operations in a block, those in functions and bodies too."""
+    for view in block.operations:
+        yield view.operation
+        for region in view.regions:
+            for inner in region.blocks:
+                yield from operations(inner)
