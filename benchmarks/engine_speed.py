@@ -9,7 +9,7 @@ The machine should have nothing else to do: eager torch suffers most from a neig
 What is measured:
 - decode step: from one read to the next in a loop that keeps two steps in flight, as the generator does. With 64
   tokens of context it reads the first quarter of the cache, with 300 all of it (engine.buckets).
-- prefill: one prompt of 64 tokens into one slot, up to its first token.
+- prefill: one prompt of 64 tokens into one slot, and a step, up to its first token.
 - host time per step, device at rest: starting a step while nothing runs, and reading it when it ended long before.
 - starting a step, in the loop: the same without reading, while XLA computes the step before on the same cores.
 - device idle between steps: the time that the device had nothing to do although a step could have run, of the whole; an
@@ -26,12 +26,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from benchmarks.eager import NEW_TOKENS, EagerProcess
+from benchmarks.prompts import prefill
 from benchmarks.report import median_and_spread, table
 from text_generation_server.batching.generator import STEPS_IN_FLIGHT, Generator
 from text_generation_server.batching.requests import GenerationRequest
@@ -46,6 +48,7 @@ REPETITIONS = 5
 # Five times ten steps from 64 tokens on stay within the first quarter of 512.
 STEPS = 10
 GREEDY = SamplingParameters()
+EXPLANATION = ": explain in a few sentences why the sky is blue and sunsets are red. " * 3
 SAMPLING = SamplingParameters(temperature=0.8, top_k=50, top_p=0.95, seed=1)
 
 
@@ -99,7 +102,15 @@ def fill(engine: StaticBatchEngine, rows: list[list[int]], sampling: SamplingPar
     """Puts a prompt into each slot."""
     for slot, row in enumerate(rows):
         engine.release(slot)
-        engine.prefill(slot, row, sampling).read()
+        prefill(engine, slot, row, sampling)
+
+
+def first_token(engine: StaticBatchEngine, prompt: list[int]) -> None:
+    """From a prompt to its first token, in an otherwise empty batch."""
+    for slot in range(engine.info.batch_size):
+        engine.release(slot)
+    prefill(engine, 0, prompt, GREEDY)
+    engine.start_step().choose().read()
 
 
 class Stepper:
@@ -162,7 +173,7 @@ def measure(loaded: LoadedModel, eager: EagerProcess, result: BatchResult) -> Ba
     for _ in range(REPETITIONS):
         take_turns(
             result.prefill,
-            lambda: fill(engine, short[:1], GREEDY),
+            lambda: first_token(engine, short[0]),
             lambda count: eager.times("prefill", count, short[:1]),
             count=3,
         )
@@ -194,16 +205,22 @@ def measure(loaded: LoadedModel, eager: EagerProcess, result: BatchResult) -> Ba
 
 
 def end_to_end(loaded: LoadedModel, eager: EagerProcess, batch_size: int) -> EndToEnd:
-    """A full batch of equal requests through the generator, and the same through `model.generate`."""
-    generator = Generator(loaded.engine, loaded.tokenizer, loaded.eos_token_ids)
-    prompt = "Explain in a few sentences why the sky is blue and sunsets are red. " * 3
-    token_ids = [loaded.tokenizer.encode(prompt, add_special_tokens=True)] * batch_size
-    result = EndToEnd([], [], [])
+    """A full batch of requests of one length through the generator, and the same through `model.generate`.
 
-    def serve() -> None:
+    Prompts differ from their first token on, and from those of the turn before: nothing is found in a slot.
+    """
+    generator = Generator(loaded.engine, loaded.tokenizer, loaded.eos_token_ids)
+    result = EndToEnd([], [], [])
+    texts = [
+        # A letter is one token, so all are equally long.
+        [chr(ord("A") + turn * batch_size + i) + EXPLANATION for i in range(batch_size)]
+        for turn in range(3)
+    ]
+
+    def serve(prompts: list[str]) -> None:
         requests = [
             GenerationRequest(id=i, prompt=prompt, max_new_tokens=NEW_TOKENS, ignore_eos_token=True)
-            for i in range(batch_size)
+            for i, prompt in enumerate(prompts)
         ]
         outcome = generator.prefill(0, requests)
         while outcome.batch is not None:
@@ -211,8 +228,9 @@ def end_to_end(loaded: LoadedModel, eager: EagerProcess, batch_size: int) -> End
             result.text_ms.append(outcome.timings.decode_ns / 1e6)
 
     tokens = batch_size * NEW_TOKENS
-    for _ in range(3):
-        result.ours.append(tokens / milliseconds(serve) * 1e3)
+    for turn in texts:
+        token_ids = [loaded.tokenizer.encode(text, add_special_tokens=True) for text in turn]
+        result.ours.append(tokens / milliseconds(partial(serve, turn)) * 1e3)
         result.eager.append(tokens / eager.times("generate", 1, token_ids)[0] * 1e3)
     return result
 

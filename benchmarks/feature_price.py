@@ -10,7 +10,7 @@ all of them ask. Features take turns, as a machine's speed drifts, and each figu
 - price: the difference to a step of plain greedy requests on the same engine, median against median.
 - adapters, none used: the same plain greedy step on both engines. Loaded adapters are part of the forward.
 - grammar: its mask is made on the host while the model runs, and sent.
-- prompt logprobs: a second pass over the prompt; its price is per prompt, beside the prefill.
+- prompt logprobs: the head runs on all tokens of the prompt; the price is per prompt, beside the prefill.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from benchmarks.prompts import prefill
 from benchmarks.report import median_and_spread, table
 from text_generation_server.engine.engine import StaticBatchEngine
 from text_generation_server.grammar.constraint import Constraint
@@ -117,23 +118,13 @@ def hold_greedy_requests(engine: StaticBatchEngine) -> None:
     """Plain greedy requests in all slots."""
     for slot in range(BATCH_SIZE):
         engine.release(slot)
-        engine.prefill(slot, SHORT, PLAIN).read()
+        prefill(engine, slot, SHORT, PLAIN)
 
 
-def ask(engine: StaticBatchEngine, feature: Feature, constraint: Constraint | None) -> None:
+def ask(engine: StaticBatchEngine, feature: Feature) -> None:
     """Gives the last slot to a request that asks for one feature."""
     engine.release(BATCH_SIZE - 1)
-    allowed = constraint.allowed() if constraint else None
-    first = engine.prefill(
-        BATCH_SIZE - 1,
-        SHORT,
-        feature.sampling,
-        ranked=feature.ranked,
-        adapter=feature.adapter,
-        allowed=allowed,
-    ).read()
-    if constraint:
-        constraint.advance(first[BATCH_SIZE - 1][0].token_id)
+    prefill(engine, BATCH_SIZE - 1, SHORT, feature.sampling, ranked=feature.ranked, adapter=feature.adapter)
 
 
 def steps(engine: StaticBatchEngine, constraint: Constraint | None = None) -> list[float]:
@@ -171,16 +162,17 @@ def measure(model: Path) -> Prices:
         hold_greedy_requests(without)
         prices.without_adapters += steps(without)
         hold_greedy_requests(ready)
-        scored = milliseconds(lambda: ready.score_prompt(LONG))
         ready.release(0)
-        prefilled = milliseconds(lambda: ready.prefill(0, LONG, PLAIN).read())
+        scored = milliseconds(lambda: prefill(ready, 0, LONG, PLAIN, scored=True))
         ready.release(0)
-        ready.prefill(0, SHORT, PLAIN).read()
+        prefilled = milliseconds(lambda: prefill(ready, 0, LONG, PLAIN))
+        ready.release(0)
+        prefill(ready, 0, SHORT, PLAIN)
         for feature in [NOTHING, *FEATURES]:
             constraint = grammars.constraint(feature.grammar) if feature.grammar else None
             if constraint:
                 constraint.compiling.result()
-            ask(ready, feature, constraint)
+            ask(ready, feature)
             prices.steps.setdefault(feature.name, []).extend(steps(ready, constraint))
         prices.prompt_logprobs.append(scored)
         prices.prefill.append(prefilled)
@@ -215,7 +207,7 @@ def report(prices: Prices) -> str:
             scored,
             "",
             f"{share:+.0%} of a prefill",
-            programs_of(prices, ("score prompt",)),
+            programs_of(prices, ("score",)),
         ]
     )
     headings = [f"asked for, batch {BATCH_SIZE}", "step ms", "price ms", "price", "programs (compiling)"]

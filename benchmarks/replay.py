@@ -3,7 +3,7 @@
     python -m benchmarks.replay record models/SmolLM2-135M-Instruct out/replay --batch-size 8 --max-length 1024
     python -m benchmarks.replay run out/replay
 
-The first command needs torch and writes one file for each program of a decode step and of a prefill. The second needs
+The first command needs torch and writes one file for each program of a decode step and of a piece. The second needs
 `jax`, `ml_dtypes` and this source tree; weights are random. It runs on whatever JAX finds (CPU, CUDA, TPU).
 
 For each program it prints the milliseconds until the call returns (host) and until the result is there (device), and
@@ -28,17 +28,24 @@ REPETITIONS = 20
 
 
 def record(model: Path, destination: Path, batch_size: int, max_length: int, dtype: str) -> None:
-    from text_generation_server.engine.buckets import decode_lengths
+    from text_generation_server.engine.buckets import decode_lengths, piece_shapes
     from text_generation_server.loading.engine import EngineLoader, EngineOptions
     from text_generation_server.lowering.here import LoweringHere
     from text_generation_server.lowering.request import ProgramOptions
     from text_generation_server.runtime.cache import ProgramCache
     from text_generation_server.sampling.parameters import WatermarkStrength
+    from text_generation_server.settings import ACCELERATOR_CHUNK
 
     lowering = LoweringHere()
-    loader = EngineLoader(model, EngineOptions(dtype=dtype), ProgramCache(None), lowering=lowering)
+    loader = EngineLoader(
+        model,
+        EngineOptions(dtype=dtype, prefill_chunk=ACCELERATOR_CHUNK),
+        ProgramCache(None),
+        lowering=lowering,
+    )
     options = ProgramOptions(loader.shape(batch_size, max_length), WatermarkStrength(), exact_float32=False)
-    names = [f"prefill {max_length}", f"forward {decode_lengths(max_length)[0]}", "choose none"]
+    piece = piece_shapes(batch_size, max_length, ACCELERATOR_CHUNK)[-1]
+    names = [f"extend {piece}", f"forward {decode_lengths(max_length)[0]}", "choose none"]
     destination.mkdir(parents=True, exist_ok=True)
     for program in lowering.lower(options, names):
         (destination / f"{program.name.replace(' ', '-')}.lowered").write_bytes(program.to_bytes())

@@ -77,8 +77,10 @@ def loaded(model: Path, rank: int, coordinator: str) -> Any:
 def answer(engine: Any, prompt: list[int], count: int) -> list[int]:
     from text_generation_server.sampling.parameters import SamplingParameters
 
-    pending = [engine.prefill(0, prompt, SamplingParameters())]
-    pending += [engine.start_step().choose() for _ in range(count - 1)]
+    is_live = engine.fill(0, prompt, SamplingParameters())
+    while not is_live:
+        is_live = bool(engine.extend().completed)
+    pending = [engine.start_step().choose() for _ in range(count)]
     engine.release(0)
     return [token.token_id for each in pending for token in each.read()[0]]
 

@@ -72,6 +72,13 @@ def serve(
             "default. Also TPU_TGI_HANG_TIMEOUT."
         ),
     ] = None,
+    prefill_chunk: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens of the largest piece in which prompts are computed, a power of two; 128 on a CPU and 512 on "
+            "an accelerator by default. Running requests wait for one piece at a time. Also TPU_TGI_PREFILL_CHUNK."
+        ),
+    ] = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(help="Serve Prometheus metrics on this port. Also TPU_TGI_METRICS_PORT."),
@@ -106,6 +113,7 @@ def serve(
                 otlp_service_name=otlp_service_name,
                 compile_cache=compile_cache,
                 hang_timeout=hang_timeout,
+                prefill_chunk=prefill_chunk,
                 metrics_port=metrics_port,
             ),
             os.environ,

@@ -25,11 +25,17 @@ class ShardMetrics(Collector):
             "programs_compiled": ("Programs that were compiled", engine.programs_compiled),
             "programs_from_cache": ("Programs that came from the compile cache", engine.programs_from_cache),
             "device_idle_seconds": ("Time without work although a slot was live", engine.idle_seconds),
+            "prefix_hits": ("Prompts whose beginning was in a slot", self._shard.generator.prefixes.hits),
+            "prefix_hit_tokens": ("Tokens of those beginnings", self._shard.generator.prefixes.hit_tokens),
             "refusals": ("Requests and calls that were refused", self._shard.refusals),
         }
         gauges: dict[str, tuple[str, float | None]] = {
             "slots": ("Slots of the static batch", self._shard.info.batch_size),
-            "slots_in_use": ("Slots that a request holds", requests[State.RUNNING]),
+            "slots_in_use": (
+                "Slots that a request holds",
+                requests[State.PREFILLING] + requests[State.RUNNING],
+            ),
+            "requests_prefilling": ("Requests whose prompt is not complete", requests[State.PREFILLING]),
             "requests_waiting": ("Requests that wait for a slot", requests[State.WAITING]),
             "requests_parked": ("Requests whose grammar is being compiled", requests[State.PARKED]),
             "steps_in_flight": ("Decode steps started and not read", self._shard.generator.steps_in_flight),

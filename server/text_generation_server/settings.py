@@ -15,6 +15,13 @@ DTYPES = ("float16", "bfloat16", "float32")
 CPU_BATCH_SIZE = 4
 """The batch of a CPU if nobody chose one: more slots make each step of a CPU slower."""
 
+CHUNKS = (32, 64, 128, 256, 512, 1024)
+"""Tokens that the largest piece of a prompt may have."""
+
+CPU_CHUNK, ACCELERATOR_CHUNK = 128, 512
+"""The one of a CPU, where more tokens hardly cost less each, and of an accelerator, which reads all weights for a
+piece, however small (docs/prompts.md)."""
+
 DEFAULT_HANG_SECONDS = 300.0
 LONGEST_SOCKET_PATH = 107
 """Bytes in `sun_path` of a Linux unix socket address, less the final zero."""
@@ -36,6 +43,7 @@ class ServeFlags:
     otlp_service_name: str = "text-generation-inference.server"
     compile_cache: str | None = None
     hang_timeout: float | None = None
+    prefill_chunk: int | None = None
     metrics_port: int | None = None
     num_shard: int | None = None
 
@@ -76,6 +84,7 @@ class Settings:
         adapters: LoRA adapters that requests may choose.
         compile_cache: keeps compiled programs for the next start; None keeps none.
         hang_seconds: after so long a call of the device counts as hanging.
+        prefill_chunk: tokens of the largest piece of a prompt; None: CPU_CHUNK or ACCELERATOR_CHUNK.
         metrics_port: for Prometheus; None: no metrics.
         chips: of this host that share the model; None: all.
     """
@@ -96,6 +105,7 @@ class Settings:
     adapters: tuple[AdapterSource, ...] = ()
     compile_cache: Path | None = None
     hang_seconds: float = DEFAULT_HANG_SECONDS
+    prefill_chunk: int | None = None
     metrics_port: int | None = None
     chips: int | None = None
 
@@ -162,6 +172,7 @@ def read_settings(model_id: str, flags: ServeFlags, environment: Mapping[str, st
         adapters=lora_adapters(environment.get("LORA_ADAPTERS", "")),
         compile_cache=compile_cache(flags.compile_cache, environment),
         hang_seconds=hang_seconds(flags.hang_timeout, environment),
+        prefill_chunk=prefill_chunk(flags.prefill_chunk, environment),
         metrics_port=metrics_port(flags.metrics_port, environment),
         chips=chips(flags.num_shard, environment),
     )
@@ -281,6 +292,20 @@ def chips(flag: int | None, environment: Mapping[str, str]) -> int | None:
             "value"
         )
     return flag
+
+
+def prefill_chunk(flag: int | None, environment: Mapping[str, str]) -> int | None:
+    """--prefill-chunk or TPU_TGI_PREFILL_CHUNK. InvalidSettingError unless it is a power of two in CHUNKS."""
+    name, given = "--prefill-chunk", flag
+    if given is None:
+        name = "TPU_TGI_PREFILL_CHUNK"
+        given = positive_integer(name, environment[name]) if environment.get(name) else None
+    if given is not None and given not in CHUNKS:
+        raise InvalidSettingError(
+            f"{name} must be a power of two from {CHUNKS[0]} to {CHUNKS[-1]}, for example {ACCELERATOR_CHUNK}. "
+            f"Given: {given}"
+        )
+    return given
 
 
 def metrics_port(flag: int | None, environment: Mapping[str, str]) -> int | None:

@@ -130,6 +130,7 @@ def load_shard(settings: Settings, directory: Path, on_fatal: Callable[[BaseExce
             skip_warmup=settings.skip_warmup,
             hang_seconds=settings.hang_seconds,
             chips=settings.chips,
+            prefill_chunk=settings.prefill_chunk,
         )
         loaded = load_engine(directory, options, settings.compile_cache)
     settings.check_max_input_tokens(loaded.engine.info.max_length)

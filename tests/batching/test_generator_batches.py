@@ -1,13 +1,12 @@
 """Batches: parking, merging, filtering, clearing, and ids that come back."""
 
 import time
-from typing import Any
 
 import pytest
 
 from support.rooms import MakeRoom, Room, request
 from text_generation_server.batching.requests import BatchOutcome, CachedBatch, Generation, GenerationRequest
-from text_generation_server.engine.fake import FakeEngine, FakePendingOutput
+from text_generation_server.engine.fake import FakePendingOutput
 from text_generation_server.errors import InvalidRequestError, UnknownBatchError
 
 MAX_LENGTH = 64
@@ -30,11 +29,17 @@ def tokens_of(generations: list[Generation], request_id: int) -> list[int]:
     return [token.id for each in generations if each.request_id == request_id for token in each.tokens]
 
 
-def test_a_prefill_tells_of_its_new_requests_only(room: Room) -> None:
+def test_a_prefill_answers_at_once_while_others_run_and_its_tokens_come_with_the_next_decode(
+    room: Room,
+) -> None:
     room.generator.prefill(0, [endless(0)])
+    reads = room.engine.calls["read"]
     outcome = room.generator.prefill(1, [endless(1)])
-    assert ids(outcome) == [1]
+    assert ids(outcome) == []
     assert outcome.batch == CachedBatch(1, [1], MAX_LENGTH)
+    assert room.engine.calls["read"] == reads
+    later = [room.generator.decode([0, 1]), room.generator.decode([0]), room.generator.decode([0])]
+    assert 1 in {generation.request_id for each in later for generation in each.generations}
 
 
 def test_a_request_that_finishes_with_its_first_token_is_complete_in_the_prefill(room: Room) -> None:
@@ -51,20 +56,11 @@ def test_a_prefill_whose_requests_all_finish_leaves_no_batch(room: Room) -> None
         room.generator.decode([0])
 
 
-def test_all_prefill_programs_start_before_the_first_outcome_is_read(
-    make_room: MakeRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_short_prompts_that_arrive_together_share_one_piece(make_room: MakeRoom) -> None:
     room = make_room(batch_size=3)
-    reads_at_start: list[int] = []
-    start = FakeEngine.prefill
-
-    def watched(engine: FakeEngine, *arguments: Any, **named: Any) -> object:
-        reads_at_start.append(engine.calls["read"])
-        return start(engine, *arguments, **named)
-
-    monkeypatch.setattr(FakeEngine, "prefill", watched)
-    room.generator.prefill(0, [endless(0), endless(1), endless(2)])
-    assert reads_at_start == [0, 0, 0]
+    room.generator.prefill(0, [request(i, prompt) for i, prompt in enumerate(("One", "Two", "Three"))])
+    assert room.engine.timeline[0] == "extend 0,1,2"
+    assert room.engine.calls["extend"] == 1
 
 
 def test_requests_beyond_the_slots_wait_and_are_served_in_order_of_arrival(room: Room) -> None:
@@ -74,8 +70,9 @@ def test_requests_beyond_the_slots_wait_and_are_served_in_order_of_arrival(room:
     begun = len(room.engine.timeline)
     second = room.generator.decode([0])
     assert ids(second) == [0, 1]
-    assert room.engine.timeline[begun:] == ["read 1", "prefill 0", "start 3", "choose 3"], (
-        "request 0 ended, so its slot goes to request 2 at once, before the next step"
+    assert room.engine.timeline[begun:] == ["read 2", "start 4", "choose 4"]
+    assert room.engine.fills[-1].slot == 0, (
+        "request 0 ended, so its slot goes to request 2 before the next step"
     )
     assert second.batch == CachedBatch(0, [1, 2, 3], 2 * MAX_LENGTH)
     generations = [*first.generations, *second.generations, *room.run(room.generator.decode([0]))]
@@ -117,7 +114,9 @@ def test_a_decode_of_several_batches_merges_them_under_the_first_id(room: Room) 
     room.generator.prefill(7, [endless(1)])
     outcome = room.generator.decode([7, 4])
     assert outcome.batch == CachedBatch(7, [1, 0], 2 * MAX_LENGTH)
-    assert ids(outcome) == [1, 0]
+    assert ids(outcome) == [0], "request 1 joined after the step that was read was started"
+    assert ids(room.generator.decode([7])) == [0]
+    assert ids(room.generator.decode([7])) == [1, 0]
     with pytest.raises(UnknownBatchError, match="Batch ID 4 not found in cache"):
         room.generator.decode([4])
 
@@ -183,8 +182,7 @@ def test_a_batch_id_that_is_used_again_replaces_the_batch(room: Room) -> None:
 
 def test_a_request_id_that_is_used_again_replaces_the_request(room: Room) -> None:
     room.generator.prefill(0, [endless(0), endless(1)])
-    outcome = room.generator.prefill(1, [endless(1)])
-    assert ids(outcome) == [1]
+    room.generator.prefill(1, [endless(1)])
     merged = room.generator.decode([0, 1])
     assert merged.batch == CachedBatch(0, [0, 1], 2 * MAX_LENGTH)
 
@@ -214,34 +212,33 @@ def test_two_steps_are_in_flight_while_text_is_made_and_none_for_a_request_that_
 ) -> None:
     outcome = room.generator.prefill(0, [endless(0, 5)])
     assert room.engine.timeline == [
-        "prefill 0",
+        "extend 0",
         *("start 1", "choose 1", "start 2", "choose 2"),
-        "read prefill 0",
+        *("read extend 0", "read 1", "start 3", "choose 3"),
     ]
     started = []
     while outcome.batch is not None:
         outcome = room.generator.decode([0])
         started.append((room.engine.calls["decode"], room.engine.calls["read"] - 1))
-    assert started == [(3, 1), (4, 2), (4, 3), (4, 4)]
+    assert started == [(4, 2), (5, 3), (5, 4), (5, 5)]
 
 
 def test_each_step_but_the_last_is_followed_by_another_before_it_is_read(room: Room) -> None:
     room.run(room.generator.prefill(0, [endless(0, 20), endless(1, 12)]))
     order = {event: index for index, event in enumerate(room.engine.timeline)}
-    assert room.engine.calls["decode"] == 19
-    for number in range(1, 18):
+    assert room.engine.calls["decode"] == 20
+    for number in range(1, 19):
         assert order[f"choose {number + 1}"] < order[f"read {number}"]
 
 
-def test_a_newcomer_is_seated_before_the_next_step_starts_and_reads_nothing_twice(room: Room) -> None:
+def test_a_newcomer_is_seated_before_the_next_step_starts(room: Room) -> None:
     room.generator.prefill(0, [endless(0, 10)])
     room.generator.decode([0])
     begun = len(room.engine.timeline)
-    outcome = room.generator.prefill(1, [endless(1, 10)])
-    assert room.engine.timeline[begun:] == ["prefill 1", "read 2", "read 3", "read prefill 1"]
-    assert ids(outcome) == [1]
-    merged = room.generator.decode([0, 1])
-    assert [len(each.tokens) for each in merged.generations] == [3, 1]
+    room.generator.prefill(1, [request(1, "Another prompt", 10)])
+    assert room.engine.timeline[begun:] == []
+    room.generator.decode([0, 1])
+    assert room.engine.timeline[begun:] == ["read 3", "extend 1", "start 5", "choose 5"]
 
 
 def test_a_steady_decode_starts_and_reads_one_program(room: Room) -> None:
@@ -252,7 +249,7 @@ def test_a_steady_decode_starts_and_reads_one_program(room: Room) -> None:
         assert ids(room.generator.decode([0])) == [0, 1]
     assert room.engine.calls["decode"] - before["decode"] == 10
     assert room.engine.calls["read"] - before["read"] == 10
-    assert room.engine.calls["prefill"] == 2
+    assert room.engine.calls["extend"] - before["extend"] == 0
 
 
 def test_a_running_request_is_not_prefilled_again_when_others_come_and_go(room: Room) -> None:
@@ -261,7 +258,7 @@ def test_a_running_request_is_not_prefilled_again_when_others_come_and_go(room: 
         room.generator.prefill(batch_id, [endless(batch_id)])
         room.generator.decode([0, batch_id])
         room.generator.filter(0, [0])
-    assert len(room.engine.prefills) == 6
+    assert len(room.engine.fills) == 6
 
 
 def test_a_step_that_holds_nothing_for_the_new_batch_is_followed_by_one_that_does(room: Room) -> None:
@@ -346,7 +343,7 @@ def test_several_tokens_of_a_step_come_in_one_generation_and_end_where_they_must
         outcome = room.generator.decode([0])
         received += outcome.generations
         counts.append(len(outcome.generations[0].tokens))
-    assert counts == [1, 3, 3, 1]
+    assert counts == [3, 3, 2]
     assert tokens_of(received, 0) == alone
     assert received[-1].finished is not None
     assert received[-1].finished.generated_tokens == 8

@@ -151,7 +151,7 @@ def test_the_engine_gets_the_sampling_parameters_and_the_answer_its_logprobs(mak
     room = make_room()
     sampling = SamplingParameters(temperature=0.5, seed=3)
     generations = room.answer(sampling=sampling, ignore_eos_token=True)
-    assert [call.sampling for call in room.engine.prefills] == [sampling]
+    assert [call.sampling for call in room.engine.fills] == [sampling]
     for generation in generations:
         assert generation.tokens[0].logprob == room.engine.logprob_of(generation.tokens[0].id)
 
@@ -172,10 +172,11 @@ def test_one_bad_request_fails_by_name_and_touches_no_slot(
     room = make_room()
     running = room.generator.prefill(0, [request(0, ignore_eos_token=True)])
     outcome = room.generator.prefill(1, [request(1, max_new_tokens=1), request(2, **fields)])
-    assert [generation.request_id for generation in outcome.generations] == [1]
-    assert outcome.batch is None
+    assert outcome.batch is not None
+    assert outcome.batch.request_ids == [1]
     assert list(outcome.failures) == [2]
     assert f"`{message}`" in outcome.failures[2]
-    assert len(room.engine.prefills) == 2
+    assert len(room.engine.fills) == 2
     assert len(room.run(running)) == 5
+    room.run(outcome)
     assert room.engine.live_slots == frozenset()

@@ -9,7 +9,7 @@ from text_generation_server.engine.fake import Program
 
 
 @pytest.mark.parametrize("at", ["start", "read"])
-@pytest.mark.parametrize("program", ["prefill", "decode"])
+@pytest.mark.parametrize("program", ["extend", "decode"])
 def test_an_error_of_the_engine_is_raised_as_it_is(
     make_room: MakeRoom, program: Program, at: Literal["start", "read"]
 ) -> None:

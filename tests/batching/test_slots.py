@@ -16,32 +16,25 @@ def state(request_id: int = 0) -> RequestState:
     return RequestState(request(request_id), [1, 2], decoder, frozenset(), arrival=request_id)
 
 
-def test_the_lowest_free_slot_is_given_first() -> None:
-    table = SlotTable(3)
-    first, second = state(), state()
-    assert [table.take(first), table.take(second)] == [0, 1]
-    table.free(first)
-    assert table.take(state()) == 0
-    assert table.take(state()) == 2
-
-
-def test_a_full_table_gives_no_slot() -> None:
+def test_a_slot_that_is_not_free_is_not_given() -> None:
     table = SlotTable(1)
-    table.take(state())
-    with pytest.raises(RuntimeError, match="No slot is free for request 7"):
-        table.take(state(7))
+    table.take(state(), 0)
+    with pytest.raises(RuntimeError, match="Slot 0 is not free for request 7"):
+        table.take(state(7), 0)
+    with pytest.raises(RuntimeError, match="Slot 1 is not free"):
+        table.take(state(7), 1)
 
 
 def test_a_request_that_holds_a_slot_cannot_have_another() -> None:
     table, owner = SlotTable(2), state()
-    table.take(owner)
-    with pytest.raises(RuntimeError, match="is running"):
-        table.take(owner)
+    table.take(owner, 0)
+    with pytest.raises(RuntimeError, match="is prefilling"):
+        table.take(owner, 1)
 
 
 def test_a_slot_is_freed_once() -> None:
     table, owner = SlotTable(2), state()
-    table.take(owner)
+    table.take(owner, 0)
     assert table.free(owner) == 0
     assert owner.slot is None
     with pytest.raises(RuntimeError, match="holds no slot"):
@@ -50,11 +43,11 @@ def test_a_slot_is_freed_once() -> None:
 
 def test_a_late_result_for_a_slot_that_has_a_new_owner_concerns_nobody() -> None:
     table, old, neighbour, new = SlotTable(2), state(), state(), state()
-    table.take(old)
-    table.take(neighbour)
+    table.take(old, 0)
+    table.take(neighbour, 1)
     at_dispatch = table.owners()
     table.free(old)
-    table.take(new)
+    table.take(new, 0)
     assert table.still_live(at_dispatch) == {1: neighbour}
     assert table.owners() == {0: new, 1: neighbour}
 
@@ -67,10 +60,9 @@ def test_slots_are_never_lost_nor_given_twice(choices: list[int], size: int) -> 
     for choice in choices:
         if choice < len(held):
             table.free(held.pop(choice))
-        elif table.free_count:
-            free = set(range(size)) - {owner.slot for owner in held}
+        elif table.free_slots:
             owner = state()
-            assert table.take(owner) == min(free)
+            table.take(owner, max(table.free_slots))
             held.append(owner)
-        assert table.free_count == size - len(held)
+        assert table.free_slots == set(range(size)) - {owner.slot for owner in held}
         assert table.owners() == {owner.slot: owner for owner in held}

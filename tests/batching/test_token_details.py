@@ -54,7 +54,7 @@ def test_the_ranking_stops_when_nobody_asks_any_more(generator: Generator, engin
     generator.prefill(0, [request(0, "the", max_new_tokens=1, top_n_tokens=2)])
     outcome = generator.prefill(1, [request(1, "the", max_new_tokens=2)])
     assert outcome.generations[0].top_tokens == ()
-    assert [call.ranked for call in engine.prefills] == [True, False]
+    assert [call.ranked for call in engine.fills] == [True, False]
 
 
 def test_more_alternatives_than_an_engine_ranks_are_refused(generator: Generator) -> None:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from text_generation_server.engine.contract import AllowedTokens, ChosenTokens, Engine, WarmupProgress
+from support.driver import prefill, score, step
+from text_generation_server.engine.contract import AllowedTokens, ChosenTokens, Engine, Prefix, WarmupProgress
 from text_generation_server.sampling.parameters import SamplingParameters
 
 GREEDY = SamplingParameters()
@@ -14,10 +15,6 @@ def ids(chosen: ChosenTokens, slot: int) -> list[int]:
     return [token.token_id for token in chosen[slot]]
 
 
-def step(engine: Engine) -> ChosenTokens:
-    return engine.start_step().choose().read()
-
-
 def only(engine: Engine, token_id: int) -> AllowedTokens:
     mask = np.zeros(-(-engine.info.vocab_size // 32), dtype=np.int32)
     mask[token_id // 32] = np.array(1 << (token_id % 32), dtype=np.uint32).view(np.int32)
@@ -26,57 +23,140 @@ def only(engine: Engine, token_id: int) -> AllowedTokens:
 
 def alone(engine: Engine, tokens: int, prompt: list[int] = PROMPT) -> list[int]:
     """The first tokens after a prompt, one step at a time, in slot 0; which is then free."""
-    chosen = ids(engine.prefill(0, prompt, GREEDY).read(), 0)
+    prefill(engine, 0, prompt)
+    chosen: list[int] = []
     while len(chosen) < tokens:
         chosen += ids(step(engine), 0)
     engine.release(0)
     return chosen[:tokens]
 
 
-def test_the_outcome_of_a_prefill_has_its_slot_alone(engine: Engine) -> None:
-    engine.prefill(0, PROMPT, GREEDY).read()
-    chosen = engine.prefill(1, PROMPT, GREEDY).read()
-    assert list(chosen) == [1]
-    assert len(chosen[1]) == 1
+def test_a_prompt_of_one_token_is_live_at_once_and_a_longer_one_with_its_last_piece(engine: Engine) -> None:
+    assert engine.fill(0, [5], GREEDY)
+    assert not engine.fill(1, PROMPT, GREEDY)
+    assert list(step(engine)) == [0]
+    piece = engine.extend()
+    assert (dict(piece.held), list(piece.completed)) == ({1: 2}, [1])
+    assert piece.read() == {}
+    assert list(step(engine)) == [0, 1]
+
+
+def test_nothing_is_extended_while_no_slot_is_filling(engine: Engine) -> None:
+    with pytest.raises(RuntimeError, match="No slot is filling"):
+        engine.extend()
+    engine.fill(0, PROMPT, GREEDY)
+    engine.extend()
+    with pytest.raises(RuntimeError, match="No slot is filling"):
+        engine.extend()
+
+
+def test_prompts_that_are_filled_together_share_a_piece_and_change_nothing(engine: Engine) -> None:
+    expected = [alone(engine, 3), alone(engine, 3, [7, 8, 9, 7, 8])]
+    engine.fill(0, PROMPT, GREEDY)
+    engine.fill(1, [7, 8, 9, 7, 8], GREEDY)
+    completed: list[int] = []
+    while len(completed) < 2:
+        completed += engine.extend().completed
+    assert completed == [0, 1]
+    chosen = [step(engine) for _ in range(3)]
+    assert [[token for each in chosen for token in ids(each, slot)][:3] for slot in (0, 1)] == expected
+
+
+def test_steps_change_nothing_in_a_slot_that_is_filling(engine: Engine) -> None:
+    expected = alone(engine, 3, [7, 8, 9, 7, 8])
+    prefill(engine, 0, PROMPT)
+    engine.fill(1, [7, 8, 9, 7, 8], GREEDY)
+    for _ in range(3):
+        assert list(step(engine)) == [0]
+    engine.extend()
+    chosen = [step(engine) for _ in range(3)]
+    assert [token for each in chosen for token in ids(each, 1)][:3] == expected
+
+
+def test_a_prompt_that_was_released_half_filled_leaves_its_slot_clean(engine: Engine) -> None:
+    expected = alone(engine, 3)
+    engine.fill(0, [9] * (engine.info.max_length - 1), GREEDY)
+    engine.release(0)
+    engine.fill(0, [8] * (engine.info.max_length - 1), GREEDY)
+    engine.extend()
+    engine.release(0)
+    assert alone(engine, 3) == expected
+
+
+@pytest.mark.parametrize("source", [0, 1])
+@pytest.mark.parametrize("length", [1, 3, 5, 6])
+def test_a_prompt_may_begin_with_what_a_slot_holds(engine: Engine, source: int, length: int) -> None:
+    prompt = [7, 8, 9, 7, 8, 3]
+    expected = alone(engine, 3, prompt)
+    engine.fill(source, [*prompt[:length], 1], GREEDY)
+    while not engine.extend().completed:
+        pass
+    step(engine)
+    engine.release(source)
+    prefill(engine, 0, prompt, prefix=Prefix(source, length))
+    chosen = [step(engine) for _ in range(3)]
+    assert [token for each in chosen for token in ids(each, 0)][:3] == expected
+
+
+def test_a_prefix_may_be_that_of_a_live_slot_which_goes_on(engine: Engine) -> None:
+    expected = alone(engine, 6)
+    prefill(engine, 0, PROMPT)
+    first = ids(step(engine), 0)
+    prefill(engine, 1, PROMPT, prefix=Prefix(0, 2))
+    chosen = [step(engine) for _ in range(5)]
+    assert [*first, *(token for each in chosen for token in ids(each, 0))][:6] == expected
+    assert [token for each in chosen for token in ids(each, 1)][:5] == expected[:5]
+
+
+def test_a_prefix_is_part_of_the_prompt_and_of_a_slot(engine: Engine) -> None:
+    for prefix in (Prefix(0, 4), Prefix(2, 1), Prefix(-1, 1)):
+        with pytest.raises(ValueError, match="cannot begin with"):
+            engine.fill(0, PROMPT, GREEDY, prefix=prefix)
 
 
 def test_the_outcome_of_a_step_has_the_live_slots_alone_and_tokens_of_the_vocabulary(engine: Engine) -> None:
-    engine.prefill(1, PROMPT, GREEDY).read()
+    prefill(engine, 1, PROMPT)
     chosen = step(engine)
     assert list(chosen) == [1]
     assert all(0 <= token.token_id < engine.info.vocab_size and token.logprob <= 0 for token in chosen[1])
 
 
 def test_a_slot_in_use_cannot_be_filled_until_it_is_released(engine: Engine) -> None:
-    engine.prefill(0, PROMPT, GREEDY)
-    with pytest.raises(RuntimeError, match="in use"):
-        engine.prefill(0, PROMPT, GREEDY)
+    engine.fill(0, PROMPT, GREEDY)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="in use"):
+            engine.fill(0, PROMPT, GREEDY)
+        engine.fill(1, PROMPT, GREEDY)
+        engine.extend()
+        engine.release(1)
     engine.release(0)
-    engine.prefill(0, PROMPT, GREEDY).read()
+    engine.fill(0, PROMPT, GREEDY)
 
 
 @pytest.mark.parametrize("slot", [-1, 2])
 def test_a_slot_that_does_not_exist_cannot_be_filled(engine: Engine, slot: int) -> None:
     with pytest.raises(RuntimeError, match=str(slot)):
-        engine.prefill(slot, PROMPT, GREEDY)
+        engine.fill(slot, PROMPT, GREEDY)
 
 
 def test_no_step_starts_while_no_slot_is_live(engine: Engine) -> None:
     with pytest.raises(RuntimeError, match="No slot is live"):
         engine.start_step()
-    engine.prefill(0, PROMPT, GREEDY).read()
+    prefill(engine, 0, PROMPT)
     engine.release(0)
+    engine.fill(0, PROMPT, GREEDY)
     with pytest.raises(RuntimeError, match="No slot is live"):
         engine.start_step()
 
 
 def test_an_outcome_is_read_once(engine: Engine) -> None:
-    pending = engine.prefill(0, PROMPT, GREEDY)
+    engine.fill(0, PROMPT, GREEDY)
+    piece = engine.extend()
     started = engine.start_step().choose()
-    for outcome in (pending, started):
-        outcome.read()
+    for read in (piece.read, started.read):
+        read()
         with pytest.raises(RuntimeError, match="once"):
-            outcome.read()
+            read()
 
 
 @pytest.mark.parametrize("excess", [None, 0, 1])
@@ -85,14 +165,15 @@ def test_a_prompt_has_at_least_one_token_and_leaves_room_for_another(
 ) -> None:
     length = 0 if excess is None else engine.info.max_length + excess
     with pytest.raises(ValueError, match=f"Given: {length}"):
-        engine.prefill(0, [1] * length, GREEDY)
-    engine.prefill(0, [1], GREEDY).read()
-    engine.prefill(1, [1] * (engine.info.max_length - 1), GREEDY).read()
+        engine.fill(0, [1] * length, GREEDY)
+    prefill(engine, 0, [1])
+    prefill(engine, 1, [1] * (engine.info.max_length - 1))
+    step(engine)
 
 
 def test_releasing_a_slot_again_changes_nothing(engine: Engine) -> None:
     engine.release(0)
-    engine.prefill(0, PROMPT, GREEDY).read()
+    prefill(engine, 0, PROMPT)
     engine.release(1)
     assert list(step(engine)) == [0]
     engine.release(0)
@@ -102,19 +183,21 @@ def test_releasing_a_slot_again_changes_nothing(engine: Engine) -> None:
 def test_an_adapter_must_be_loaded(engine: Engine) -> None:
     assert engine.info.adapters == ("one",)
     with pytest.raises(ValueError, match="two"):
-        engine.prefill(0, PROMPT, GREEDY, adapter="two")
-    engine.prefill(0, PROMPT, GREEDY, adapter="one").read()
+        engine.fill(0, PROMPT, GREEDY, adapter="two")
+    prefill(engine, 0, PROMPT, adapter="one")
+    step(engine)
 
 
 def test_an_engine_that_does_not_score_prompts_says_so(engine: Engine) -> None:
     assert not engine.info.scores_prompts
     with pytest.raises(RuntimeError, match="score"):
-        engine.score_prompt(PROMPT)
+        score(engine, 0, PROMPT)
 
 
 def test_steps_in_flight_give_the_tokens_of_steps_that_are_read_one_by_one(engine: Engine) -> None:
     expected = alone(engine, 6)
-    pending = [engine.prefill(0, PROMPT, GREEDY), *(engine.start_step().choose() for _ in range(5))]
+    prefill(engine, 0, PROMPT)
+    pending = [engine.start_step().choose() for _ in range(6)]
     assert [token for each in pending for token in ids(each.read(), 0)][:6] == expected
 
 
@@ -122,20 +205,21 @@ def test_a_slot_that_is_filled_while_steps_are_in_flight_is_in_the_steps_after_i
     engine: Engine,
 ) -> None:
     expected = alone(engine, 2)
-    engine.prefill(0, PROMPT, GREEDY)
+    prefill(engine, 0, PROMPT)
     before = engine.start_step().choose()
-    joined = engine.prefill(1, PROMPT, GREEDY)
-    after = engine.start_step().choose()
+    engine.fill(1, PROMPT, GREEDY)
+    engine.extend()
+    after = [engine.start_step().choose() for _ in range(2)]
     assert list(before.read()) == [0]
-    assert [*ids(joined.read(), 1), *ids(after.read(), 1)][:2] == expected
+    assert [token for each in after for token in ids(each.read(), 1)][:2] == expected
 
 
 def test_a_step_that_was_started_before_a_release_still_has_the_slot(engine: Engine) -> None:
     expected = alone(engine, 2)
-    first = engine.prefill(0, PROMPT, GREEDY)
-    pending = engine.start_step().choose()
+    prefill(engine, 0, PROMPT)
+    pending = [engine.start_step().choose() for _ in range(2)]
     engine.release(0)
-    assert [*ids(first.read(), 0), *ids(pending.read(), 0)][:2] == expected
+    assert [token for each in pending for token in ids(each.read(), 0)][:2] == expected
 
 
 def test_a_slot_that_is_released_and_filled_again_starts_anew(engine: Engine) -> None:
@@ -146,17 +230,17 @@ def test_a_slot_that_is_released_and_filled_again_starts_anew(engine: Engine) ->
 
 def test_steps_that_run_ahead_may_run_past_the_end_of_a_slot_and_harm_no_other(engine: Engine) -> None:
     expected = alone(engine, 6)
-    engine.prefill(0, PROMPT, GREEDY).read()
-    engine.prefill(1, [1] * (engine.info.max_length - 1), GREEDY)
+    prefill(engine, 0, PROMPT)
+    prefill(engine, 1, [1] * (engine.info.max_length - 1))
     pending = [engine.start_step().choose() for _ in range(3)]
     engine.release(1)
     chosen = [token for each in pending for token in ids(each.read(), 0)]
-    assert chosen[:3] == expected[1:4]
-    assert ids(step(engine), 0)[:1] == expected[4:5]
+    assert chosen[:3] == expected[:3]
+    assert ids(step(engine), 0)[:1] == expected[3:4]
 
 
 def test_a_step_chooses_once(engine: Engine) -> None:
-    engine.prefill(0, PROMPT, GREEDY)
+    prefill(engine, 0, PROMPT)
     started = engine.start_step()
     started.choose()
     with pytest.raises(RuntimeError):
@@ -164,18 +248,21 @@ def test_a_step_chooses_once(engine: Engine) -> None:
 
 
 def test_nothing_else_is_asked_before_a_step_has_chosen(engine: Engine) -> None:
-    engine.prefill(0, PROMPT, GREEDY)
+    prefill(engine, 0, PROMPT)
     started = engine.start_step()
     with pytest.raises(RuntimeError):
         engine.start_step()
     with pytest.raises(RuntimeError):
-        engine.prefill(1, PROMPT, GREEDY)
+        engine.fill(1, PROMPT, GREEDY)
+    with pytest.raises(RuntimeError):
+        engine.extend()
     assert list(started.choose().read()) == [0]
 
 
 def test_outcomes_may_be_read_before_a_started_step_has_chosen(engine: Engine) -> None:
     expected = alone(engine, 2)
-    pending = engine.prefill(0, PROMPT, GREEDY)
+    prefill(engine, 0, PROMPT)
+    pending = engine.start_step().choose()
     started = engine.start_step()
     first = ids(pending.read(), 0)
     assert first + ids(started.choose().read(), 0)[:1] == expected
@@ -183,25 +270,26 @@ def test_outcomes_may_be_read_before_a_started_step_has_chosen(engine: Engine) -
 
 def test_only_allowed_tokens_are_chosen(engine: Engine) -> None:
     for token_id in (0, 31, 33):
-        assert ids(engine.prefill(0, PROMPT, GREEDY, allowed=only(engine, token_id)).read(), 0) == [token_id]
+        prefill(engine, 0, PROMPT)
         everything = np.full_like(only(engine, 0), -1)
-        masks = np.stack([only(engine, token_id + 1), everything])
-        assert ids(engine.start_step().choose(masks).read(), 0) == [token_id + 1]
+        for allowed in (token_id, token_id + 1):
+            masks = np.stack([only(engine, allowed), everything])
+            assert ids(engine.start_step().choose(masks).read(), 0) == [allowed]
         engine.release(0)
 
 
 def test_the_best_tokens_come_with_each_token_of_the_slots_that_asked(engine: Engine) -> None:
-    engine.prefill(1, PROMPT, GREEDY).read()
-    (first,) = engine.prefill(0, PROMPT, GREEDY, ranked=True).read()[0]
+    prefill(engine, 1, PROMPT)
+    prefill(engine, 0, PROMPT, ranked=True)
     chosen = step(engine)
-    for token in (first, *chosen[0]):
+    for token in chosen[0]:
         assert token.ranked is not None
         assert token.ranked.token_ids[0] == token.token_id
         assert token.ranked.logprobs == sorted(token.ranked.logprobs, reverse=True)
     assert all(token.ranked is None for token in chosen[1])
     engine.release(0)
-    (again,) = engine.prefill(0, PROMPT, GREEDY).read()[0]
-    assert again.ranked is None
+    prefill(engine, 0, PROMPT)
+    assert step(engine)[0][0].ranked is None
 
 
 def test_a_second_warm_up_returns_at_once(engine: Engine) -> None:

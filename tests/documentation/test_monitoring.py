@@ -37,7 +37,11 @@ def shard_metrics() -> list[Row]:
     requests = type("Requests", (), {"__getitem__": lambda *_: 0})()
     shard = SimpleNamespace(
         engine=SimpleNamespace(statistics=lambda: statistics),
-        generator=SimpleNamespace(count_requests=lambda: requests, steps_in_flight=0),
+        generator=SimpleNamespace(
+            count_requests=lambda: requests,
+            steps_in_flight=0,
+            prefixes=SimpleNamespace(hits=0, hit_tokens=0),
+        ),
         info=SimpleNamespace(batch_size=4),
         refusals=0,
     )

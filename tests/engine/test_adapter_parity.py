@@ -11,7 +11,7 @@ import torch
 
 from support import engines
 from support.checkpoints import generate, save
-from support.driver import Driver
+from support.driver import Driver, score
 from support.lora_adapters import Oracle, save_adapter
 from text_generation_server.engine.engine import StaticBatchEngine
 from text_generation_server.lowering.here import LoweringHere
@@ -71,7 +71,7 @@ def test_an_architecture_scores_a_prompt_with_an_adapter_as_peft_does(
     ids = random.Random(model_type).choices(range(3, 160), k=30)
     oracle = Oracle(checkpoint, adapters)
     for name in (None, *adapters):
-        scored = torch.tensor(engine.score_prompt(ids, name))
+        scored = torch.tensor(score(engine, 0, ids, name))
         expected = oracle.logprobs(name, ids)[:-1].gather(1, torch.tensor(ids[1:]).unsqueeze(1))[:, 0]
         torch.testing.assert_close(scored, expected, rtol=0, atol=1e-4)
 
@@ -137,12 +137,12 @@ def test_a_prompt_is_scored_with_its_adapter(served: Served, driver: Driver) -> 
     for name in (None, *ADAPTERS):
         scores = served.oracle.logprobs(name, prompt)
         expected = [float(row[token]) for row, token in zip(scores, prompt[1:], strict=False)]
-        assert served.engine.score_prompt(prompt, name) == pytest.approx(expected, abs=1e-4)
+        assert score(served.engine, 0, prompt, name) == pytest.approx(expected, abs=1e-4)
 
 
 def test_an_adapter_that_is_not_loaded_is_refused_by_the_engine(served: Served) -> None:
     with pytest.raises(ValueError, match=r"no adapter 'other'\. Loaded: attention, everything, patterns"):
-        served.engine.prefill(0, [1, 2], PLAIN, adapter="other")
+        served.engine.fill(0, [1, 2], PLAIN, adapter="other")
 
 
 def test_without_adapters_the_programs_take_nothing_of_them(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_without_adapters_the_programs_take_nothing_of_them(tmp_path: Path) -> N
     options = ProgramOptions(loader.shape(2, LENGTH), WatermarkStrength(), exact_float32=False)
     lowering = LoweringHere()
     lowering.describe(loader.source)
-    for program in lowering.lower(options, ["prefill 64", "forward 64"]):
+    for program in lowering.lower(options, ["extend 1x32", "seat", "forward 64"]):
         assert not any(
             "lora" in parameter.name or "adapter" in parameter.name for parameter in program.parameters
         )

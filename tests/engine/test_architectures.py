@@ -19,7 +19,7 @@ from support.checkpoints import (
     save_multimodal,
     type_of,
 )
-from support.driver import Driver, Run
+from support.driver import Driver, Run, score
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.model.architectures import SUPPORTED_MODEL_TYPES
 
@@ -78,18 +78,19 @@ def assert_generates(directory: Path, reference: Any, layout: CacheLayout) -> No
     first = driver.join(0, prompts[0])
     driver.step(7)
     second = driver.join(1, prompts[1])
-    driver.step(32)
+    driver.step(33)
     driver.leave(0)
     third = driver.join(0, prompts[2])
     driver.step(7)
     driver.leave(1)
     fourth = driver.join(1, prompts[3])
-    driver.step(39)
+    driver.step(40)
 
     for run, answer in zip((first, second, third, fourth), expected, strict=True):
         assert_same(run, answer)
+    driver.leave(0)
     torch.testing.assert_close(
-        engine.score_prompt(prompts[2]), prompt_logprobs(reference, prompts[2]), rtol=1e-3, atol=1e-3
+        score(engine, 0, prompts[2]), prompt_logprobs(reference, prompts[2]), rtol=1e-3, atol=1e-3
     )
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.conftest import LoadedEngine
-from support.driver import Driver
+from support.driver import Driver, prefill
 from text_generation_server.sampling.parameters import SamplingParameters
 
 PLAIN = SamplingParameters()
@@ -51,7 +51,7 @@ def test_a_request_gets_the_same_tokens_alone_and_in_any_slot_of_a_full_batch(
         driver.step(2)
         driver.join(others[0], prompts[3], SAMPLED)
         driver.join(others[2], prompts[1], PLAIN)
-        driver.step(12)
+        driver.step(13)
         assert run.tokens == alone, f"slot {slot}"
         for other in range(4):
             driver.leave(other)
@@ -83,7 +83,8 @@ def test_a_step_may_be_started_before_the_one_before_it_was_read(
 ) -> None:
     expected = driver.alone(prompts[0], 9, PLAIN)
     engine = driver.engine
-    pending = [engine.prefill(0, prompts[0], PLAIN)] + [engine.start_step().choose() for _ in range(8)]
+    prefill(engine, 0, prompts[0])
+    pending = [engine.start_step().choose() for _ in range(9)]
     tokens = [token.token_id for step in pending for token in step.read()[0]]
     engine.release(0)
     assert tokens == expected
@@ -93,7 +94,7 @@ def test_a_request_can_fill_its_slot_to_the_last_position(driver: Driver) -> Non
     limit = driver.engine.info.max_length
     run = driver.join(3, [5] * (limit - 2))
     neighbour = driver.join(0, [6] * 10)
-    driver.step(1)
+    driver.step(2)
     driver.leave(3)
     driver.step(5)
     driver.leave(0)

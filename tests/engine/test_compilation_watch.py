@@ -56,5 +56,5 @@ def test_without_warm_up_programs_are_compiled_when_they_are_needed(
     driver = Driver(engine)
     run = driver.join(0, [5, 6, 7])
     driver.step(3)
-    assert len(run.tokens) == 4
+    assert len(run.tokens) == 3
     assert errors == []

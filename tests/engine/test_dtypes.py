@@ -20,7 +20,7 @@ def first_logprob(directory: Path, dtype: str) -> float:
     )
     run = driver.join(1, PROMPT)
     driver.join(0, PROMPT, WARM)
-    driver.step(2)
+    driver.step(3)
     assert len(run.tokens) == 3
     assert all(math.isfinite(logprob) for logprob in run.logprobs)
     return run.logprobs[0]

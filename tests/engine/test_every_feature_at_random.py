@@ -29,6 +29,7 @@ REQUESTS = {1: 150, 4: 60}
 """By the number of chips. Four of them do not divide the two key heads of the model: so they share the slots."""
 TOKENIZER = small_tokenizers.byte_level()
 EOS = frozenset({TOKENIZER.eos_token_id})
+BEGINNINGS = ["You are an assistant. Answer in English. ", "You are an assistant. "]
 REGEX = "[a-f]{2,5}(-[0-9]{1,3})?"
 SCHEMA = '{"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}'
 GRAMMARS = [Grammar(GrammarKind.REGEX, REGEX), Grammar(GrammarKind.JSON_SCHEMA, SCHEMA)]
@@ -56,7 +57,14 @@ def engine(tmp_path_factory: pytest.TempPathFactory, chips: int) -> StaticBatchE
         for seed, name in enumerate(("one", "two"))
     ]
     return engines.engine(
-        checkpoint, batch_size=4, max_length=MAX_LENGTH, scores_prompts=True, adapters=adapters, chips=chips
+        checkpoint,
+        batch_size=4,
+        max_length=MAX_LENGTH,
+        scores_prompts=True,
+        adapters=adapters,
+        chips=chips,
+        # Most prompts take several pieces.
+        prefill_chunk=32,
     )
 
 
@@ -79,7 +87,7 @@ def random_request(chance: random.Random, request_id: int) -> GenerationRequest:
     words = chance.choices(["the", "quick", "Grüße", "😀", "世界", "\n"], k=chance.randint(1, 12))
     return GenerationRequest(
         id=request_id,
-        prompt=" ".join(words),
+        prompt=chance.choice(["", "", *BEGINNINGS]) + " ".join(words),
         max_new_tokens=chance.randint(1, 24),
         truncate=chance.choice([0, 1, 5, 40]),
         add_special_tokens=chance.random() < 0.7,

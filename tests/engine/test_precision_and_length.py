@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from support import engines
 from support.checkpoints import follow, save
-from support.driver import Driver
+from support.driver import Driver, score
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.runtime.mesh import DeviceMesh
 from text_generation_server.sampling.parameters import SamplingParameters
@@ -58,7 +58,7 @@ def test_in_bfloat16_tokens_are_those_of_transformers_but_where_two_lie_within_r
 
 @pytest.mark.parametrize("layout", CacheLayout)
 @pytest.mark.parametrize("model_type", ["llama", "gemma2"])
-def test_a_prompt_of_several_blocks_of_queries_answers_as_transformers_does(
+def test_a_prompt_of_several_pieces_and_blocks_of_keys_is_answered_and_scored_as_transformers_does(
     model_type: str, layout: CacheLayout, tmp_path: Path
 ) -> None:
     directory = save(model_type, tmp_path, max_position_embeddings=2048)
@@ -70,13 +70,14 @@ def test_a_prompt_of_several_blocks_of_queries_answers_as_transformers_does(
     prompt = random.Random(1).choices(range(3, 160), k=1300)
     run = driver.join(0, prompt)
     driver.step(8)
+    driver.leave(0)
     expected = follow(reference, prompt, run.tokens)
     assert run.tokens == expected.tokens
     torch.testing.assert_close(run.logprobs, expected.logprobs, rtol=1e-3, atol=1e-3)
     with torch.no_grad():
         scores = torch.log_softmax(reference(torch.tensor([prompt])).logits[0, :-1], dim=-1)
     known = scores.gather(1, torch.tensor(prompt[1:]).unsqueeze(1))[:, 0]
-    torch.testing.assert_close(torch.tensor(engine.score_prompt(prompt)), known, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(torch.tensor(score(engine, 0, prompt)), known, rtol=1e-3, atol=1e-3)
 
 
 def test_a_prompt_of_more_than_8192_tokens_is_answered_as_by_transformers(tmp_path: Path) -> None:
@@ -84,7 +85,9 @@ def test_a_prompt_of_more_than_8192_tokens_is_answered_as_by_transformers(tmp_pa
     reference = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     engine = engines.loader(directory, batch_size=1, max_length=9000, skip_warmup=True).load()
     prompt = random.Random(2).choices(range(3, 160), k=8500)
-    run = Driver(engine).join(0, prompt)
+    driver = Driver(engine)
+    run = driver.join(0, prompt)
+    driver.step(2)
     assert run.tokens == follow(reference, prompt, run.tokens).tokens
 
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from support import engines
 from support.checkpoints import generate, save
-from support.driver import Driver
+from support.driver import Driver, score
 from support.lora_adapters import Oracle, save_adapter
 from support.quantised_checkpoints import MADE, dequantised
 from text_generation_server.errors import UnsupportedModelError
@@ -48,7 +48,7 @@ def test_greedy_tokens_are_those_of_the_dequantised_weights(
         ).load()
     )
     runs = [driver.join(slot, prompt) for slot, prompt in enumerate(PROMPTS)]
-    driver.step(COUNT - 1)
+    driver.step(COUNT)
     for run, prompt in zip(runs, PROMPTS, strict=True):
         expected = generate(reference, prompt, COUNT)
         assert run.tokens == expected.tokens
@@ -65,7 +65,7 @@ def test_several_chips_share_weights_in_fewer_bits(chips: int, tmp_path: Path) -
         ).load()
     )
     run = driver.join(0, PROMPTS[1])
-    driver.step(COUNT - 1)
+    driver.step(COUNT)
     assert run.tokens == generate(reference, PROMPTS[1], COUNT).tokens
 
 
@@ -85,7 +85,7 @@ def test_adapters_are_added_to_weights_in_fewer_bits(tmp_path: Path) -> None:
     for name in (None, "one"):
         prompt = PROMPTS[2]
         expected = oracle.logprobs(name, prompt)[:-1].gather(1, torch.tensor(prompt[1:]).unsqueeze(1))[:, 0]
-        scored = torch.tensor(engine.score_prompt(prompt, name))
+        scored = torch.tensor(score(engine, 0, prompt, name))
         torch.testing.assert_close(scored, expected, rtol=0, atol=1e-3)
 
 
@@ -107,7 +107,7 @@ def test_half_precision_multiplies_weights_in_fewer_bits(dtype: str, quantize: s
     with torch.no_grad():
         scores = torch.log_softmax(reference(torch.tensor([prompt])).logits[0, :-1].float(), dim=-1)
     expected = scores.gather(1, torch.tensor(prompt[1:]).unsqueeze(1))[:, 0]
-    torch.testing.assert_close(torch.tensor(engine.score_prompt(prompt)), expected, rtol=0.1, atol=0.5)
+    torch.testing.assert_close(torch.tensor(score(engine, 0, prompt)), expected, rtol=0.1, atol=0.5)
 
 
 @pytest.mark.parametrize("quantize", MADE)

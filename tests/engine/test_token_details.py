@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from engine.conftest import LoadedEngine
 from support import engines
 from support.checkpoints import save
-from support.driver import Driver
+from support.driver import Driver, prefill, score, step
 from text_generation_server.engine.contract import MAX_RANKED
 from text_generation_server.engine.engine import StaticBatchEngine
 from text_generation_server.sampling.parameters import SamplingParameters, WatermarkStrength
@@ -38,8 +38,8 @@ def logprobs_of(model: Any, ids: list[int]) -> torch.Tensor:
 def test_prompt_logprobs_equal_those_of_transformers(tiny: tuple[StaticBatchEngine, Any]) -> None:
     engine, model = tiny
     expected = [float(row[token]) for row, token in zip(logprobs_of(model, PROMPT), PROMPT[1:], strict=False)]
-    assert engine.score_prompt(PROMPT) == pytest.approx(expected, abs=1e-4)
-    assert engine.score_prompt([5]) == []
+    assert score(engine, 0, PROMPT) == pytest.approx(expected, abs=1e-4)
+    assert score(engine, 0, [5]) == []
     assert engine.statistics().compilations_after_warm_up == 0
 
 
@@ -47,12 +47,11 @@ def test_ranked_tokens_equal_those_of_transformers_for_the_first_token_and_the_n
     tiny: tuple[StaticBatchEngine, Any],
 ) -> None:
     engine, model = tiny
-    (silent,) = engine.prefill(0, [7, 8, 9], PLAIN).read()[0]
-    assert silent.ranked is None
-    (first,) = engine.prefill(1, PROMPT, PLAIN, ranked=True).read()[1]
-    step = engine.start_step().choose().read()
-    assert step[0][0].ranked is None
-    (second,) = step[1]
+    prefill(engine, 0, [7, 8, 9])
+    prefill(engine, 1, PROMPT, ranked=True)
+    steps = [step(engine), step(engine)]
+    assert all(chosen[0][0].ranked is None for chosen in steps)
+    first, second = (chosen[1][0] for chosen in steps)
     for slot in (0, 1):
         engine.release(slot)
     assert first.ranked is not None
@@ -67,7 +66,8 @@ def test_ranked_tokens_equal_those_of_transformers_for_the_first_token_and_the_n
 
 def test_ranked_tokens_leave_out_what_top_k_filtered(tiny: tuple[StaticBatchEngine, Any]) -> None:
     engine, _ = tiny
-    (first,) = engine.prefill(0, PROMPT, SamplingParameters(top_k=3, seed=1), ranked=True).read()[0]
+    prefill(engine, 0, PROMPT, SamplingParameters(top_k=3, seed=1), ranked=True)
+    (first,) = step(engine)[0]
     engine.release(0)
     assert first.ranked is not None
     assert len(first.ranked.token_ids) == 3

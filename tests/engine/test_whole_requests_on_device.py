@@ -13,6 +13,7 @@ from sampling.drawn_requests import VOCABULARY, rows, sampling_parameters
 from sampling.slow_reference import Outcome, Row
 from support.device import compiled, run
 from text_generation_server.engine import programs
+from text_generation_server.engine.catalogue import ADMISSIONS
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.state import BatchShape, float_parameters, integer_parameters
 from text_generation_server.runtime.executable import Executable
@@ -39,7 +40,7 @@ def programs_of_choice() -> ChoicePrograms:
     strength = WatermarkStrength()
     return ChoicePrograms(
         {each: compiled(programs.choose_next(SHAPE, each, strength)) for each in Processing},
-        {each: compiled(programs.admit(SHAPE, each, strength)) for each in Processing},
+        {each: compiled(programs.admit(SHAPE, each)) for each in ADMISSIONS},
     )
 
 
@@ -58,19 +59,20 @@ def test_a_step_chooses_for_each_row_what_the_slow_reference_chooses_and_compile
 
 
 @settings(max_examples=120, deadline=None, derandomize=True)
-@given(row=rows(), slot=st.integers(0, ROWS - 1))
+@given(batch=st.lists(rows(), min_size=ROWS, max_size=ROWS), slot=st.integers(0, ROWS - 1))
 def test_a_first_token_is_what_the_slow_reference_chooses_and_compiles_nothing(
-    programs_of_choice: ChoicePrograms, row: Row, slot: int
+    programs_of_choice: ChoicePrograms, batch: list[Row], slot: int
 ) -> None:
-    expected = decided([row])
+    expected = decided(batch)
     before = compilations()
-    for processing in Processing:
-        # Its own, and those that do more: a request is admitted by the first.
-        if processing >= sampling_parameters(row.asked).processing:
-            given = {**slot_rows([row] * ROWS), **admission(row, slot)}
-            results = run(programs_of_choice.admit[processing], given)
-            compare(expected, results["chosen"], results["scores"])
-            assert int(results["positions"][slot]) == len(row.ids)
+    # Another request was in the slot before.
+    former = slot_rows([*batch[:slot], batch[slot - 1], *batch[slot + 1 :]])
+    admitted = run(programs_of_choice.admit[Processing.PENALTIES], {**former, **admission(batch[slot], slot)})
+    for name, rows_of in slot_rows(batch).items():
+        assert torch.equal(torch.as_tensor(admitted[name]), rows_of), name
+    logits = torch.tensor(np.stack([row.logits for row in batch]), dtype=torch.float32)
+    results = run(programs_of_choice.step[Processing.EVERYTHING], {**admitted, "logits": logits})
+    compare(expected, results["chosen"], results["scores"])
     assert compilations() == before
 
 
@@ -109,10 +111,9 @@ def admission(row: Row, slot: int) -> dict[str, Tensor]:
     asked = sampling_parameters(row.asked)
     counts = torch.bincount(torch.tensor(row.ids), minlength=VOCABULARY).to(torch.int32)
     return {
-        "logits": torch.tensor(row.logits, dtype=torch.float32).unsqueeze(0),
         "slot": torch.tensor([slot], dtype=torch.int32),
-        "length": torch.tensor([len(row.ids)], dtype=torch.int32),
-        "last": torch.tensor([row.ids[-1]], dtype=torch.int32),
+        "token": torch.tensor([row.ids[-1]], dtype=torch.int32),
+        "position": torch.tensor([len(row.ids) - 1], dtype=torch.int32),
         "new_floats": torch.from_numpy(float_parameters(asked)),
         "new_integers": torch.from_numpy(integer_parameters(asked)),
         "new_counts": counts.unsqueeze(0),

@@ -46,7 +46,7 @@ def test_a_gguf_file_generates_what_transformers_generates_from_it(
     engine = engines.loader(directory, batch_size=1, max_length=64, skip_warmup=True).load()
     driver = Driver(engine)
     run = driver.join(0, PROMPT)
-    driver.step(15)
+    driver.step(16)
     expected = generate(reference, PROMPT, 16)
     assert run.tokens == expected.tokens
     torch.testing.assert_close(run.logprobs, expected.logprobs, rtol=1e-3, atol=1e-3)

@@ -28,8 +28,10 @@ START = textwrap.dedent(
     loaded = load_engine(Path(sys.argv[1]), options, Path(sys.argv[2]), lambda step: origins.append(step.origin))
     loaded.engine.warm_up(lambda _: None)
     prompt = loaded.tokenizer.encode("Grüße", add_special_tokens=True)
-    tokens = [loaded.engine.prefill(1, prompt, SamplingParameters()).read()[1][0].token_id]
-    for _ in range(5):
+    loaded.engine.fill(1, prompt, SamplingParameters())
+    loaded.engine.extend()
+    tokens = []
+    for _ in range(6):
         tokens.append(loaded.engine.start_step().choose().read()[1][0].token_id)
     imported = [name for name in ("torch", "torch_xla", "transformers") if sys.modules.get(name)]
     print(json.dumps({"origins": sorted(set(origins)), "tokens": tokens, "imported": imported}))

@@ -1,8 +1,9 @@
 """Drives an engine by hand: prompts join and leave a batch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from text_generation_server.engine.contract import ChosenTokens, Engine
+from text_generation_server.engine.contract import ChosenTokens, Engine, Prefix
 from text_generation_server.sampling.parameters import SamplingParameters
 
 
@@ -21,6 +22,43 @@ class Run:
             self.logprobs.append(token.logprob)
 
 
+def prefill(
+    engine: Engine,
+    slot: int,
+    prompt: Sequence[int],
+    sampling: SamplingParameters | None = None,
+    *,
+    ranked: bool = False,
+    adapter: str | None = None,
+    prefix: Prefix | None = None,
+) -> None:
+    """Fills a slot with a whole prompt, so that it is live; no other slot may be filling."""
+    is_live = engine.fill(
+        slot, prompt, sampling or SamplingParameters(), ranked=ranked, adapter=adapter, prefix=prefix
+    )
+    while not is_live:
+        piece = engine.extend()
+        piece.read()
+        is_live = slot in piece.completed
+
+
+def score(engine: Engine, slot: int, prompt: Sequence[int], adapter: str | None = None) -> list[float]:
+    """The logprobs of a prompt's tokens but the first; the slot is free before and after."""
+    logprobs: list[float] = []
+    is_live = engine.fill(slot, prompt, SamplingParameters(), scored=True, adapter=adapter)
+    while not is_live:
+        piece = engine.extend()
+        logprobs += piece.read().get(slot, ())
+        is_live = slot in piece.completed
+    engine.release(slot)
+    return logprobs
+
+
+def step(engine: Engine) -> ChosenTokens:
+    """One step, in which all tokens are allowed."""
+    return engine.start_step().choose().read()
+
+
 class Driver:
     """Joins, steps and leaves, keeping what each request was given."""
 
@@ -34,11 +72,11 @@ class Driver:
         prompt: list[int],
         sampling: SamplingParameters | None = None,
         adapter: str | None = None,
+        prefix: Prefix | None = None,
     ) -> Run:
-        pending = self.engine.prefill(slot, prompt, sampling or SamplingParameters(), adapter=adapter)
-        run = Run(slot)
-        run.take(pending.read())
-        self.running[slot] = run
+        """Fills the slot with the whole prompt; its first token comes with the next step."""
+        prefill(self.engine, slot, prompt, sampling, adapter=adapter, prefix=prefix)
+        self.running[slot] = run = Run(slot)
         return run
 
     def step(self, count: int = 1) -> None:
@@ -54,6 +92,6 @@ class Driver:
     def alone(self, prompt: list[int], count: int, sampling: SamplingParameters, slot: int = 0) -> list[int]:
         """What a request gets in an otherwise empty batch."""
         run = self.join(slot, prompt, sampling)
-        self.step(count - 1)
+        self.step(count)
         self.leave(slot)
         return run.tokens

@@ -55,6 +55,7 @@ class EngineOptions:
     skip_warmup: bool
     hang_seconds: float
     chips: int | None
+    prefill_chunk: int | None
 
 
 def load_engine(model_directory: Path, options: EngineOptions, compile_cache: Path | None) -> LoadedEngine:

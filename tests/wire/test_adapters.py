@@ -30,13 +30,13 @@ def test_each_request_reaches_the_engine_with_its_adapter_and_an_unknown_one_mea
     names = ["law", "gpt-4o", "sql"]
     requests = [request(index, "a", adapter_id=name) for index, name in enumerate(names)]
     answer = running.stub(WireVersion.V3).Prefill(prefill(0, *requests, request(3, "a")))
-    assert [call.adapter for call in running.engine.prefills] == ["law", None, "sql", None]
+    assert [call.adapter for call in running.engine.fills] == ["law", None, "sql", None]
     assert [generation.tokens.texts[0] for generation in answer.generations] == ["d", "b", "c", "b"]
 
 
 def test_v2_routers_which_know_no_adapters_get_the_base_model(running: RunningShard) -> None:
     running.stub(WireVersion.V2).Prefill(prefill(0, request(0, "a", v3=False)))
-    assert [call.adapter for call in running.engine.prefills] == [None]
+    assert [call.adapter for call in running.engine.fills] == [None]
 
 
 def save_adapter(directory: Path, files: dict[str, bytes]) -> Path:

@@ -122,7 +122,7 @@ def test_several_chunks_of_text_are_one_prompt(running: RunningShard) -> None:
     message.input_chunks.chunks.add(text="p")
     answer = running.stub(WireVersion.V3).Prefill(prefill(0, message))
     assert answer.generations[0].tokens.texts[0] == "q"
-    assert len(running.engine.prefills[0].token_ids) == 3
+    assert len(running.engine.fills[0].token_ids) == 3
 
 
 def test_duplicate_ids_in_a_batch_are_refused(stub: Any) -> None:
@@ -144,16 +144,19 @@ def test_chunking_is_refused_since_it_was_not_offered(running: RunningShard) -> 
 
 def test_neutral_parameters_arrive_as_neutral(stub: Any, running: RunningShard) -> None:
     stub.Prefill(prefill(0, request(0, "a")))
-    assert running.engine.prefills[0].sampling.processing is Processing.NONE
+    assert running.engine.fills[0].sampling.processing is Processing.NONE
 
 
 def test_a_request_of_more_than_4_mib_arrives_and_is_truncated(running: RunningShard) -> None:
     # Routers list a cache position for every token of a request.
     message = prefill(0, request(0, "ab " * 1000 + "g", slots=range(2_000_000)))
     assert message.ByteSize() > 4 * 2**20
-    answer = running.stub(WireVersion.V3).Prefill(message)
+    stub = running.stub(WireVersion.V3)
+    batch = stub.Prefill(message).batch
+    # The prompt is longer than a piece: its first token comes with a decode.
+    answer = stub.Decode(pb.DecodeRequest(batches=[batch]))
     assert answer.generations[0].tokens.texts[0] == "h"
-    assert len(running.engine.prefills[0].token_ids) == 100
+    assert len(running.engine.fills[0].token_ids) == 100
 
 
 def test_a_long_message_of_an_error_fits_into_a_status(stub: Any) -> None:

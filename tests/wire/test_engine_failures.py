@@ -25,7 +25,7 @@ def wait_for_fatal(running: RunningShard) -> BaseException:
 @pytest.mark.parametrize("at", ["start", "read"])
 def test_a_failed_prefill_is_reported_and_fatal(stub: Any, running: RunningShard, at: Any) -> None:
     error = RuntimeError("out of device memory")
-    running.engine.fail_next("prefill", error, at=at)
+    running.engine.fail_next("extend", error, at=at)
     with pytest.raises(grpc.RpcError) as failure:
         stub.Prefill(prefill(0, request(0, "a")))
     assert failure.value.code() is grpc.StatusCode.INTERNAL
@@ -148,7 +148,7 @@ def test_a_batch_is_not_forgotten_in_the_middle_of_its_decode(
 
 def test_after_a_failure_the_health_check_fails(running: RunningShard) -> None:
     stub = running.stub(WireVersion.V3)
-    running.engine.fail_next("prefill", RuntimeError("out of device memory"))
+    running.engine.fail_next("extend", RuntimeError("out of device memory"))
     with pytest.raises(grpc.RpcError):
         stub.Prefill(prefill(0, request(0, "a")))
     wait_for_fatal(running)

@@ -118,7 +118,7 @@ def test_a_warm_up_compiles_and_generates_nothing_for_its_requests(
     warm_up(stub, version)
     warm_up(stub, version)
     assert running.engine.calls["warm_up"] == 2
-    assert running.engine.calls["prefill"] == 0
+    assert running.engine.calls["fill"] == 0
     with pytest.raises(grpc.RpcError, match="Batch ID 0 not found"):
         stub.Decode(pb.DecodeRequest(batches=[pb.CachedBatch(id=0)]))
 
@@ -130,7 +130,7 @@ def test_prompts_of_routers_that_cannot_ask_for_special_tokens_get_them(running:
     v3.Prefill(prefill(1, request(1, "a", add_special_tokens=False)))
     v3.Warmup(warmup_v3(max_prefill_tokens=100))
     v3.Prefill(prefill(2, request(2, "a", add_special_tokens=False)))
-    assert [len(call.token_ids) for call in running.engine.prefills] == [2, 2, 1]
+    assert [len(call.token_ids) for call in running.engine.fills] == [2, 2, 1]
 
 
 def test_reflection_lists_both_services(running: RunningShard) -> None:

@@ -39,9 +39,9 @@ def test_prompt_logprobs_come_once_and_start_with_nan(stub: Any) -> None:
 def test_a_request_that_does_not_ask_gets_no_prompt_logprobs(stub: Any, running: RunningShard) -> None:
     answer = stub.Prefill(prefill(0, request(0, "abc")))
     assert not answer.generations[0].HasField("prefill_tokens")
-    assert running.engine.calls["score_prompt"] == 0
+    assert not running.engine.fills[0].scored
 
 
 def test_a_watermark_reaches_the_engine(stub: Any, running: RunningShard) -> None:
     stub.Prefill(prefill(0, request(0, "a", parameters={"watermark": True}), request(1, "a")))
-    assert [call.sampling.watermark for call in running.engine.prefills] == [True, False]
+    assert [call.sampling.watermark for call in running.engine.fills] == [True, False]

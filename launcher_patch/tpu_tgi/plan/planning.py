@@ -5,12 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from text_generation_server.engine import catalogue
+from text_generation_server.engine.buckets import PieceShape, piece_shapes
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.sharding import Sharding
 from text_generation_server.engine.state import BatchShape
 from text_generation_server.loading.chips import ModelArrays
 from text_generation_server.model.description import ModelDescription, ModelSource
 from text_generation_server.model.memory import LARGEST_BATCH, MemoryNeed, gibibytes
+from text_generation_server.settings import ACCELERATOR_CHUNK
 from tpu_tgi.plan.model import layer_count, read_config, two_depths, with_layers
 from tpu_tgi.plan.programs import (
     CompilationError,
@@ -36,8 +38,9 @@ class Choice:
     Attributes:
         weights, cache, temporaries, code: memory; `cache` with what else a slot has.
         step_bytes: the least that a decode step reads: each weight and the whole cache once.
-        step_flops, prefill_flops: as the compiler counts them.
-        step_seconds: no step can be shorter, by bandwidth and FLOPs of the chip; and so `prefill_seconds`.
+        step_flops, piece_flops: as the compiler counts them; of a piece of a prompt without attention, whose loop ends
+            where the prompt does.
+        step_seconds: no step can be shorter, by bandwidth and FLOPs of the chip; and so `piece_seconds`.
         tokens_per_second: of all slots, at most.
         compile_seconds: what was seen here for the programs that this was computed from.
     """
@@ -53,9 +56,9 @@ class Choice:
     step_flops: float
     step_seconds: float
     tokens_per_second: float
-    prefill_tokens: int
-    prefill_flops: float
-    prefill_seconds: float
+    piece_tokens: int
+    piece_flops: float
+    piece_seconds: float
     compile_seconds: float
 
 
@@ -90,7 +93,13 @@ def make_plan(
             refused.append(f"{named(chips)}: they do not divide {undivided}")
             continue
         shape = BatchShape(
-            1, length, description.vocabulary, description.layers, CacheLayout.LANES, source.dtype
+            1,
+            length,
+            description.vocabulary,
+            description.layers,
+            CacheLayout.LANES,
+            source.dtype,
+            chunk=ACCELERATOR_CHUNK,
         )
         sharding = arrays.sharding(chips)
         need = arrays.memory_need(sharding, shape)
@@ -101,12 +110,12 @@ def make_plan(
         shape = replace(shape, slots=batches[-1])
         say(f"{named(chips)}: compiling for {batches[-1]} slots of {length} tokens")
         try:
-            step, prefill = compilations.costs(shape, sharding)
+            step, piece = compilations.costs(shape, sharding)
         except CompilationError as error:
             refused.append(f"{named(chips)}: {error}")
             continue
         for each in batches:
-            found = choice(each, shape, need, description, tpu, step, prefill)
+            found = choice(each, shape, need, description, tpu, step, piece)
             if found.weights + found.cache + found.temporaries + found.code > tpu.memory:
                 refused.append(
                     f"{named(chips)}, {each} slots and more of {length} tokens: {gibibytes(found.temporaries)} of "
@@ -167,7 +176,7 @@ def too_large(need: MemoryNeed, tpu: Tpu, chips: int, batch: int | None, length:
 
 
 class Compilations:
-    """A decode step and a prefill of a model with all layers, on several numbers of chips."""
+    """A decode step, and the largest piece of a prompt, of a model with all layers, on several numbers of chips."""
 
     def __init__(self, source: ModelSource, tpu: Tpu) -> None:
         config = read_config(source.directory)
@@ -178,7 +187,7 @@ class Compilations:
 
     def costs(self, shape: BatchShape, sharding: Sharding) -> tuple[ProgramCost, ProgramCost]:
         """Raises CompilationError, and UnsupportedModelError for a model that cannot be recorded."""
-        names = [f"forward {shape.length}", f"prefill {shape.length}"]
+        names = [f"forward {shape.length}", f"extend {largest_piece(shape)}"]
         mesh = mesh_for(self._tpu, sharding.chips)
         programs = []
         for depth in sorted(set(self.depths[:1] if self._grown else self.depths)):
@@ -204,11 +213,11 @@ def choice(
     description: ModelDescription,
     tpu: Tpu,
     step: ProgramCost,
-    prefill: ProgramCost,
+    piece: ProgramCost,
 ) -> Choice:
     """For a batch of at most the one that was compiled."""
     names = catalogue.names(shape, scores_prompts=False)
-    steps, prefills = (sum(name.startswith(kind) for name in names) for kind in ("forward", "prefill"))
+    steps, pieces = (sum(name.startswith(kind) for name in names) for kind in ("forward", "extend"))
     cache, flops = need.cache(batch, shape.length), step.flops * batch / shape.slots
     read = weights_read(need, description, batch) + cache
     step_seconds = max(read / tpu.bandwidth, flops / tpu.flops)
@@ -218,17 +227,22 @@ def choice(
         length=shape.length,
         weights=need.weights,
         cache=cache + batch * need.slot,
-        temporaries=max(step.temporaries, prefill.temporaries),
-        code=steps * step.code + prefills * prefill.code,
+        temporaries=max(step.temporaries, piece.temporaries),
+        code=steps * step.code + pieces * piece.code,
         step_bytes=read,
         step_flops=flops,
         step_seconds=step_seconds,
         tokens_per_second=batch / step_seconds,
-        prefill_tokens=shape.length,
-        prefill_flops=prefill.flops,
-        prefill_seconds=max(weights_read(need, description, 1) / tpu.bandwidth, prefill.flops / tpu.flops),
-        compile_seconds=step.seconds + prefill.seconds,
+        piece_tokens=largest_piece(shape).tokens,
+        piece_flops=piece.flops,
+        piece_seconds=max(weights_read(need, description, 1) / tpu.bandwidth, piece.flops / tpu.flops),
+        compile_seconds=step.seconds + piece.seconds,
     )
+
+
+def largest_piece(shape: BatchShape) -> PieceShape:
+    """Of one prompt."""
+    return max(piece for piece in piece_shapes(shape.slots, shape.length, shape.chunk) if piece.rows == 1)
 
 
 def weights_read(need: MemoryNeed, description: ModelDescription, rows: int) -> int:

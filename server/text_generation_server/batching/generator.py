@@ -9,10 +9,12 @@ from collections.abc import Iterable, Sequence
 from itertools import count
 
 from text_generation_server.batching.clock import Clock
+from text_generation_server.batching.prefixes import PrefixIndex
+from text_generation_server.batching.prompts import PIECES_IN_FLIGHT, Prompts
 from text_generation_server.batching.request_state import RequestState, State
 from text_generation_server.batching.requests import BatchOutcome, CachedBatch, GenerationRequest
 from text_generation_server.batching.slots import SlotTable
-from text_generation_server.batching.steps_in_flight import StepsInFlight
+from text_generation_server.batching.steps_in_flight import PieceInFlight, StepsInFlight
 from text_generation_server.engine.contract import MAX_RANKED, Engine
 from text_generation_server.errors import InvalidRequestError, UnknownBatchError, quoted, require
 from text_generation_server.grammar.constraint import Constraint, wait_for_all, wait_for_one
@@ -37,6 +39,9 @@ class Generator:
     the same slot as when it was started. The masks of a grammar follow from the last token: so while a request with
     one runs, one step is started ahead and its model runs, but it chooses only after the step before was read.
 
+    Prompts are computed in pieces. Each call takes one along: so running requests go on while a long prompt is on its
+    way, and a request whose prompt is not complete is left out of the answer.
+
     Each step advances every live slot. If a decode names only some of the batches, the tokens of the others
     are kept, and their own next decode delivers them together.
 
@@ -59,13 +64,16 @@ class Generator:
         self._batches: dict[int, list[RequestState]] = {}
         self._arrivals = count()
         self._in_flight = StepsInFlight()
+        self._prompts = Prompts(engine, self._slots, self._in_flight)
 
     def prefill(self, batch_id: int, requests: Sequence[GenerationRequest]) -> BatchOutcome:
-        """Accepts new requests under `batch_id` and returns the first tokens of those that got a slot.
+        """Accepts new requests under `batch_id`, and starts a piece of their prompts.
 
-        The others wait, are listed in the batch, and get theirs in a later decode. A batch of the same id,
-        and requests of the same ids, are taken for gone: routers that start again count from 0 again, and
-        do not always clear before.
+        Returns the first tokens of those whose prompts are complete with it; none while other requests run, which
+        would have to wait for them. The others are listed in the batch, and get theirs in a later decode.
+
+        A batch of the same id, and requests of the same ids, are taken for gone: routers that start again count from 0
+        again, and do not always clear before.
 
         A request that cannot be served is among the outcome's failures, and the others are served.
 
@@ -79,17 +87,21 @@ class Generator:
         wait_for_all(constraints_of(newcomers), GRAMMAR_TIMEOUT)
         # Those who wait came first, so free slots are theirs.
         waiting = sum(row.state is State.WAITING for rows in self._batches.values() for row in rows)
+        others_run = any(row.state is State.RUNNING for rows in self._batches.values() for row in rows)
         self._batches[batch_id] = newcomers
         ready = [newcomer for newcomer in newcomers if newcomer.state is State.WAITING]
-        self._seat(ready[: max(0, self._slots.free_count - waiting)], clock)
+        self._prompts.seat(ready[: max(0, len(self._slots.free_slots) - waiting)], clock)
         self._start_ahead(clock)
-        self._read_prefills(clock)
+        if not others_run:
+            self._read_first_tokens(newcomers, clock)
+            self._start_ahead(clock)
         return self._outcome(batch_id, clock, failures)
 
     def decode(self, batch_ids: Sequence[int]) -> BatchOutcome:
         """Merges the batches into the first one and returns the next tokens, one generation for each request.
 
-        A request may be left out: it waits for a slot, or it joined after the step that was read was started.
+        A request may be left out: it waits for a slot, its prompt is not complete, or it joined after the step that
+        was read was started.
 
         Raises UnknownBatchError, and changes nothing, if one of the batches is not held.
         """
@@ -118,6 +130,11 @@ class Generator:
     def steps_in_flight(self) -> int:
         """May be asked from any thread."""
         return self._in_flight.steps
+
+    @property
+    def prefixes(self) -> PrefixIndex:
+        """What the slots hold; its counters may be read from any thread."""
+        return self._prompts.prefixes
 
     def count_requests(self) -> dict[State, int]:
         """How many requests are in each state. May be asked from any thread; then it may miss what changes."""
@@ -163,95 +180,78 @@ class Generator:
         return distinct_ids[0], rows
 
     def _advance(self, rows: list[RequestState], clock: Clock) -> None:
-        """Reads one step, unless every row has something to deliver; more if it told these rows nothing.
+        """Reads one step, unless every row has something to deliver; more if it told rows that run nothing.
 
         Rows that all wait for their grammars have nothing to step for: the router asks again at once, and may
         bring others in between.
         """
-        active = (State.WAITING, State.RUNNING)
+        active = (State.WAITING, State.PREFILLING, State.RUNNING)
         if not any(row.has_undelivered or row.state in active for row in rows):
             wait_for_one(constraints_of(rows), GRAMMAR_TIMEOUT)
         self._fill(rows, clock)
         if all(row.has_undelivered for row in rows):
             return
         self._read_step(clock)
-        while not any(row.has_undelivered for row in rows) and any(row.slot is not None for row in rows):
+        while not any(row.has_undelivered for row in rows) and any(
+            row.state is State.RUNNING for row in rows
+        ):
             self._fill(rows, clock)
             self._read_step(clock)
         self._fill(rows, clock)
 
     def _fill(self, rows: list[RequestState], clock: Clock) -> None:
-        """Gives free slots to those of `rows` who wait, and starts steps ahead."""
+        """Gives free slots to those of `rows` who wait, and starts pieces and steps ahead."""
         waiting = sorted((row for row in rows if row.state is State.WAITING), key=lambda row: row.arrival)
-        self._seat(waiting[: self._slots.free_count], clock)
+        self._prompts.seat(waiting, clock)
         self._start_ahead(clock)
 
-    def _seat(self, waiting: Sequence[RequestState], clock: Clock) -> None:
-        """Gives slots to requests and starts their prefills. Prompts are scored first, since that waits."""
-        for row in waiting:
-            if row.request.prompt_logprobs:
-                with clock.forward():
-                    row.prompt_logprobs = self._engine.score_prompt(row.prompt_ids, self._adapter_of(row))
-        for row in waiting:
-            allowed = None if row.constraint is None else row.constraint.allowed()
-            if row.state is not State.WAITING:
-                continue
-            slot = self._slots.take(row)
-            with clock.forward():
-                pending = self._engine.prefill(
-                    slot,
-                    row.prompt_ids,
-                    row.request.sampling,
-                    ranked=row.request.top_n_tokens > 0,
-                    adapter=self._adapter_of(row),
-                    allowed=allowed,
-                )
-            self._in_flight.add(pending, {slot: row}, is_step=False)
-
-    def _adapter_of(self, row: RequestState) -> str | None:
-        named = row.request.adapter_id
-        return named if named in self._info.adapters else None
-
     def _start_ahead(self, clock: Clock) -> None:
-        """Starts as many steps as may be in flight and have somebody to choose for."""
-        while self._in_flight.steps < STEPS_IN_FLIGHT and not self._needs_masks():
+        """Starts as many steps as may be in flight and have somebody to choose for, each with a piece before it."""
+        while self._in_flight.steps < STEPS_IN_FLIGHT:
+            self._prompts.extend(clock)
             owners = self._owners_of_next_step()
-            if not owners:
+            if not owners or self._needs_masks():
                 return
             with clock.forward():
                 pending = self._engine.start_step().choose()
-            self._in_flight.add(pending, owners, is_step=True)
+            self._in_flight.add_step(pending, owners)
 
     def _needs_masks(self) -> bool:
-        return any(owner.constraint is not None for owner in self._slots.owners().values())
+        owners = self._slots.owners().values()
+        return any(owner.constraint is not None and owner.state is State.RUNNING for owner in owners)
 
     def _owners_of_next_step(self) -> dict[int, RequestState]:
         return {slot: owner for slot, owner in self._slots.owners().items() if owner.wants_token}
 
-    def _read_prefills(self, clock: Clock) -> None:
-        """Reads until no prefill is in flight, steps that were started before included."""
-        if self._needs_masks():
-            self._start_with_masks(clock)
-        while self._in_flight.prefills:
-            self._read_next(clock)
-        self._release_ended()
+    def _read_first_tokens(self, newcomers: list[RequestState], clock: Clock) -> None:
+        """Reads until each of those whose prompts are complete has a token."""
+        while any(row.state is State.RUNNING and not row.has_undelivered for row in newcomers):
+            self._start_ahead(clock)
+            self._read_step(clock)
 
     def _read_step(self, clock: Clock) -> None:
-        """Reads up to the next step, prefills before it included; with masks, all that is in flight."""
+        """Reads up to the next step, pieces before it included; with masks, all that is in flight.
+
+        Without a step it waits for pieces until only the last one is in flight.
+        """
         if self._needs_masks():
             self._start_with_masks(clock)
-        else:
-            while len(self._in_flight) and not self._read_next(clock):
+        elif self._in_flight.steps:
+            while not self._read_next(clock):
                 pass
+        else:
+            while len(self._in_flight) >= PIECES_IN_FLIGHT:
+                self._read_next(clock)
         self._release_ended()
 
     def _release_ended(self) -> None:
         for owner in self._slots.owners().values():
-            if owner.state is not State.RUNNING:
+            if owner.state not in (State.PREFILLING, State.RUNNING):
                 self._release(owner)
 
     def _start_with_masks(self, clock: Clock) -> None:
         """Starts a step; while its model runs, reads all that is in flight and makes the masks."""
+        self._prompts.extend(clock)
         owners = self._owners_of_next_step()
         step = None
         if owners:
@@ -269,16 +269,22 @@ class Generator:
             pending = step.choose(masks)
         running = {slot: owner for slot, owner in running.items() if owner.state is State.RUNNING}
         if running:
-            self._in_flight.add(pending, running, is_step=True)
+            self._in_flight.add_step(pending, running)
 
     def _read_next(self, clock: Clock) -> bool:
         """Reads the oldest program in flight and takes its tokens in; True if it was a step."""
         program = self._in_flight.pop()
+        if isinstance(program, PieceInFlight):
+            self._prompts.read(program, clock)
+            return False
         with clock.forward():
             chosen = program.pending.read()
         for slot, owner in self._slots.still_live(program.owners).items():
-            owner.add(chosen.get(slot, ()))
-        return program.is_step
+            tokens = chosen.get(slot, ())
+            for token in tokens:
+                self._prompts.prefixes.chose(slot, token.token_id)
+            owner.add(tokens)
+        return True
 
     def _outcome(self, batch_id: int, clock: Clock, failures: dict[int, str]) -> BatchOutcome:
         generations = []
@@ -322,7 +328,7 @@ class Generator:
 
     def _release(self, row: RequestState) -> None:
         if row.slot is not None:
-            self._engine.release(self._slots.free(row))
+            self._prompts.release(self._slots.free(row))
 
 
 def constraints_of(rows: Iterable[RequestState]) -> list[Constraint]:

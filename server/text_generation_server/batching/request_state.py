@@ -22,12 +22,14 @@ from text_generation_server.text.tokenizer import ModelTokenizer
 class State(Enum):
     """Where a request is in its life; it only ever goes forwards.
 
-    PARKED: its grammar is being compiled. WAITING: it could use a slot. RUNNING: it holds one. FINISHED: its last
+    PARKED: its grammar is being compiled. WAITING: it could use a slot. PREFILLING: it holds one, and its prompt is not
+    complete there. RUNNING: each step chooses a token for it. FINISHED: its last
     token was chosen. FAILED: its output cannot follow its grammar. CANCELLED: the router forgot it.
     """
 
     PARKED = "parked"
     WAITING = "waiting"
+    PREFILLING = "prefilling"
     RUNNING = "running"
     FINISHED = "finished"
     FAILED = "failed"
@@ -43,8 +45,9 @@ class RequestState:
         arrival: requests with lower numbers came before; who came first gets a slot first.
         slot: the slot that it holds, else None.
         constraint: holds the output to the request's grammar, if it has one.
-        prompt_logprobs: those of the prompt's tokens but the first, until they are delivered.
-        in_flight: programs that were started and will choose a token for it.
+        prompt_logprobs: those of the prompt's tokens but the first, as far as they are known, until they are
+            delivered; None if it did not ask for them.
+        in_flight: steps that were started and will choose a token for it.
     """
 
     def __init__(
@@ -62,9 +65,10 @@ class RequestState:
         self.arrival = arrival
         self.constraint = constraint
         self.slot: int | None = None
-        self.prompt_logprobs: list[float] | None = None
+        self.prompt_logprobs: list[float] | None = [] if request.prompt_logprobs else None
         self.in_flight = 0
         self._was_seated = False
+        self._is_prompt_complete = False
         self._was_cancelled = False
         self._finished: GeneratedText | None = None
         self._tokenizer = tokenizer
@@ -90,7 +94,7 @@ class RequestState:
         if self.failure is not None:
             return State.FAILED
         if self._was_seated:
-            return State.RUNNING
+            return State.RUNNING if self._is_prompt_complete else State.PREFILLING
         is_ready = self.constraint is None or self.constraint.is_ready
         return State.WAITING if is_ready else State.PARKED
 
@@ -114,6 +118,10 @@ class RequestState:
         """It holds this slot from now on."""
         self.slot = slot
         self._was_seated = True
+
+    def run(self) -> None:
+        """Its prompt is complete in its slot."""
+        self._is_prompt_complete = True
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""

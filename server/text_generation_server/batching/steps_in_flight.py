@@ -1,31 +1,36 @@
-"""The programs that were started and not read, oldest first: prefills and decode steps."""
+"""The programs that were started and not read, oldest first: pieces of prompts, and decode steps."""
 
 from collections import deque
 from dataclasses import dataclass
 
 from text_generation_server.batching.request_state import RequestState
 from text_generation_server.batching.slots import SlotTable
-from text_generation_server.engine.contract import PendingOutput
+from text_generation_server.engine.contract import PendingOutput, PendingPiece
+
+Owners = dict[int, RequestState]
 
 
 @dataclass(frozen=True)
-class InFlight:
-    """One program.
-
-    Attributes:
-        owners: by slot, those for whom it chooses a token.
-    """
+class StepInFlight:
+    """One decode step. `owners`: by slot, those for whom it chooses a token."""
 
     pending: PendingOutput
-    owners: dict[int, RequestState]
-    is_step: bool
+    owners: Owners
+
+
+@dataclass(frozen=True)
+class PieceInFlight:
+    """One piece. `owners`: by slot, those whose prompts it has a part of."""
+
+    pending: PendingPiece
+    owners: Owners
 
 
 class StepsInFlight:
     """A queue; the device runs in the same order."""
 
     def __init__(self) -> None:
-        self._queue: deque[InFlight] = deque()
+        self._queue: deque[StepInFlight | PieceInFlight] = deque()
 
     def __len__(self) -> int:
         """The number of programs."""
@@ -34,24 +39,34 @@ class StepsInFlight:
     @property
     def steps(self) -> int:
         """The number of decode steps."""
-        return sum(entry.is_step for entry in self._queue)
+        return sum(isinstance(entry, StepInFlight) for entry in self._queue)
 
     @property
-    def prefills(self) -> int:
-        """The number of prefills."""
+    def pieces(self) -> int:
+        """The number of pieces."""
         return len(self._queue) - self.steps
 
-    def add(self, pending: PendingOutput, owners: dict[int, RequestState], *, is_step: bool) -> None:
-        """Takes in a program that was just started."""
+    @property
+    def ends_with_piece(self) -> bool:
+        """The newest program is a piece."""
+        return bool(self._queue) and isinstance(self._queue[-1], PieceInFlight)
+
+    def add_step(self, pending: PendingOutput, owners: Owners) -> None:
+        """Takes in a step that was just started."""
         for owner in owners.values():
             owner.in_flight += 1
-        self._queue.append(InFlight(pending, owners, is_step))
+        self._queue.append(StepInFlight(pending, owners))
 
-    def pop(self) -> InFlight:
+    def add_piece(self, pending: PendingPiece, owners: Owners) -> None:
+        """Takes in a piece that was just started."""
+        self._queue.append(PieceInFlight(pending, owners))
+
+    def pop(self) -> StepInFlight | PieceInFlight:
         """The oldest one, which is to be read now. IndexError if there is none."""
         entry = self._queue.popleft()
-        for owner in entry.owners.values():
-            owner.in_flight -= 1
+        if isinstance(entry, StepInFlight):
+            for owner in entry.owners.values():
+                owner.in_flight -= 1
         return entry
 
     def drop_for_nobody(self, slots: SlotTable) -> None:

@@ -4,23 +4,45 @@ transformers' models call a registered mask function once per forward and a regi
 once per layer; so an unmodified model runs on our cache layout, with masks that know each row's position.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from text_generation_server.engine import kernels
 from text_generation_server.engine.lanes import from_lanes, to_lanes
 from text_generation_server.engine.marks import QUERIES, mark
 
 IMPLEMENTATION = "static_slots"
 
-QUERY_BLOCK = 512
-"""Queries of a prompt that go through attention at a time: [heads, 512, length] float32 scores."""
-
 # Arguments that models pass to every attention function and that change nothing here: the window is
 # already in the mask, dropout is for training, and positions were applied before.
 WITHOUT_EFFECT = {"dropout", "sliding_window", "position_ids", "use_cache", "is_causal", "cache_position"}
+
+
+_pieces: ContextVar[tuple[Tensor, Tensor] | None] = ContextVar("pieces", default=None)
+
+
+@contextmanager
+def over_pieces(slots: Tensor, ends: Tensor) -> Iterator[None]:
+    """Within, the model is called on pieces of prompts, and `attend` is given the whole cache.
+
+    `slots`, `ends`: [rows] int32, see `kernels.attend_pieces`.
+    """
+    token = _pieces.set((slots, ends))
+    try:
+        yield
+    finally:
+        _pieces.reset(token)
+
+
+def rows_of_pieces(view: Tensor) -> Tensor:
+    """What the rows' slots hold, where `SlotLayer.update` returned all slots; otherwise the view as it is."""
+    pieces = _pieces.get()
+    return view if pieces is None else view[pieces[0]]
 
 
 def register() -> None:
@@ -70,7 +92,8 @@ def attend(
 
     Args:
         query: [rows, heads, queries, head_dim].
-        key, value: [rows, length, key_value_heads, head_dim] or [rows, length, lanes], see `layout`.
+        key, value: [rows, length, key_value_heads, head_dim] or [rows, length, lanes], see `layout`; within
+            `over_pieces` all slots instead of rows.
         attention_mask: [rows or 1, 1, queries, length] bool.
         scaling: of the scores, one for all or [rows or 1, 1, queries, 1]; default 1 / sqrt(head_dim).
         softcap: bound of the scores by tanh (Gemma 2).
@@ -88,33 +111,12 @@ def attend(
                 f"attention argument {name!r} of {type(module).__name__} is not supported"
             )
     query = mark(query, QUERIES) * (query.shape[3] ** -0.5 if scaling is None else scaling)
+    if (pieces := _pieces.get()) is not None:
+        heads = key_value_heads_of(module, query) if key.dim() == 3 else key.shape[2]
+        return kernels.attend_pieces(query, key, value, attention_mask, *pieces, heads, softcap, s_aux), None
     if key.dim() == 3:
         return attend_lanes(module, query, key, value, attention_mask, softcap, s_aux), None
-    blocks = [
-        attend_heads(
-            query[:, :, start:end],
-            key[:, :seen],
-            value[:, :seen],
-            # Cut in two dimensions at once, torch_xla would make a gather with an index for each number.
-            attention_mask[:, :, start:end].clone()[..., :seen],
-            softcap,
-            s_aux,
-        )
-        for start, end, seen in query_blocks(query.shape[2], key.shape[1])
-    ]
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1), None
-
-
-def query_blocks(queries: int, keys: int) -> list[tuple[int, int, int]]:
-    """Start and end of each block of queries, and how many of the keys it can see at most.
-
-    A prompt that sees itself has as many keys as queries, and none of its queries looks ahead: so the keys behind a
-    block are left out, and the scores of one block are all that lies in memory, instead of a square.
-    """
-    if queries != keys or queries <= QUERY_BLOCK:
-        return [(0, queries, keys)]
-    starts = range(0, queries, QUERY_BLOCK)
-    return [(start, min(start + QUERY_BLOCK, queries), min(start + QUERY_BLOCK, queries)) for start in starts]
+    return attend_heads(query, key, value, attention_mask, softcap, s_aux), None
 
 
 def attend_heads(
@@ -148,15 +150,21 @@ def attend_lanes(
     """The same for keys and values that lie side by side: the cache is never taken apart.
 
     It multiplies with all key heads where one would do, which costs a decode step nothing: that waits for memory.
-    The number of query heads to a key head is the module's `num_key_value_groups`, as in transformers' own
-    functions; modules without it have as many key heads as query heads.
     """
-    heads, head_dim = query.shape[1], query.shape[3]
-    key_value_heads = heads // int(getattr(module, "num_key_value_groups", 1))
+    head_dim, key_value_heads = query.shape[3], key_value_heads_of(module, query)
     scores = torch.einsum("bhqw,bsw->bhqs", to_lanes(query, key_value_heads, key.shape[2]), key)
     weights = weigh(scores, mask, softcap, None if sinks is None else sinks.view(-1, 1, 1)).to(query.dtype)
     mixed = torch.einsum("bhqs,bsw->bhqw", weights, value)
     return from_lanes(mixed, key_value_heads, head_dim).transpose(1, 2)
+
+
+def key_value_heads_of(module: nn.Module, query: Tensor) -> int:
+    """Of the layer that `module` is, where the cache does not show it.
+
+    The number of query heads to a key head is the module's `num_key_value_groups`, as in transformers' own
+    functions; modules without it have as many key heads as query heads.
+    """
+    return query.shape[1] // int(getattr(module, "num_key_value_groups", 1))
 
 
 def weigh(scores: Tensor, mask: Tensor, softcap: float | None, sinks: Tensor | None) -> Tensor:

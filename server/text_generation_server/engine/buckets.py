@@ -1,12 +1,58 @@
 """The lengths for which programs exist. Few programs start fast; many waste less padding."""
 
-SMALLEST_PREFILL = 32
+from dataclasses import dataclass
+
 SMALLEST_DECODE = 128
 
+NARROWEST = 32
+"""Tokens of the narrowest row of a piece: what prompts that share a piece are padded to."""
 
-def prefill_buckets(max_length: int) -> list[int]:
-    """Padded prompt lengths, ascending: powers of two from 32, and max_length itself."""
-    return powers_of_two(SMALLEST_PREFILL, max_length)
+MOST_ROWS = 8
+"""Rows of a piece at most. Each reads its slot for itself, so more would move more of the cache."""
+
+
+@dataclass(frozen=True, order=True)
+class PieceShape:
+    """What one `extend` takes: rows of equal width, each a run of tokens of one prompt.
+
+    Rows may belong to one prompt or to several. Rows that are not needed repeat the first one, which changes nothing.
+    A row ends with its slot at the latest.
+    """
+
+    rows: int
+    width: int
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.width
+
+    def __str__(self) -> str:
+        """As it stands in the name of a program."""
+        return f"{self.rows}x{self.width}"
+
+    @staticmethod
+    def parse(text: str) -> "PieceShape":
+        rows, width = text.split("x")
+        return PieceShape(int(rows), int(width))
+
+
+def piece_shapes(slots: int, max_length: int, chunk: int) -> list[PieceShape]:
+    """The pieces of prompts for which there are programs, small ones first.
+
+    Args:
+        chunk: tokens of the largest piece.
+
+    A piece is paid for as a whole: so there is one for each power of two of tokens. Several prompts share one in rows
+    of NARROWEST, or wider where MOST_ROWS would be too few; a single prompt that fills the largest has it in one row.
+    """
+    narrow = min(NARROWEST, chunk, max_length)
+    shapes = {PieceShape(1, min(chunk, max_length))}
+    tokens = narrow
+    while tokens <= min(chunk, slots * max_length):
+        width = min(max(narrow, tokens // MOST_ROWS), max_length)
+        shapes.add(PieceShape(min(tokens // width, MOST_ROWS), width))
+        tokens *= 2
+    return sorted(shapes, key=lambda shape: (shape.tokens, shape.rows))
 
 
 def decode_lengths(max_length: int) -> list[int]:

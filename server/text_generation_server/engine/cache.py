@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from text_generation_server.engine import kernels
 from text_generation_server.engine.lanes import laid_out
 
 
@@ -27,7 +28,7 @@ class CacheAccess(Protocol):
         """What the queries attend to, [rows, seen, ...]: of the cache in its layout, or `new` as it came."""
         ...
 
-    def seen(self, queries: int) -> int:
+    def seen(self, cache: Tensor, queries: int) -> int:
         """The length of that view."""
         ...
 
@@ -36,31 +37,26 @@ class CacheAccess(Protocol):
         ...
 
 
-class PrefillAccess:
-    """One prompt, from its first token on, goes into one slot."""
+class PieceAccess:
+    """Pieces of prompts, each row at its own position of its own slot; queries see their slot from its start."""
 
-    def __init__(self, slot: Tensor) -> None:
-        """`slot`: [1] int32."""
-        self.slot = slot
+    def __init__(self, slots: Tensor, starts: Tensor) -> None:
+        """`slots`, `starts`: [rows] int32."""
+        self.slots = slots
+        self.starts = starts
 
     def write(self, cache: Tensor, new: Tensor) -> Tensor:
-        # The whole row is rebuilt, zeros after the prompt: what a former request left behind is masked, but a
-        # mask multiplies by zero, and zero times infinity would spoil the newcomer. One slice of a row is also
-        # cheaper than a scatter of one slice per position.
-        rest = torch.zeros(
-            (1, cache.shape[1] - new.shape[1], *cache.shape[2:]), dtype=cache.dtype, device=cache.device
-        )
-        return cache.index_put((self.slot,), torch.cat([new.to(cache.dtype), rest], dim=1))
+        return kernels.write_pieces(cache, new, self.slots, self.starts)
 
     def view(self, cache: Tensor, new: Tensor) -> Tensor:
-        # A prompt sees only itself, so the cache need not be read at all.
-        return new.to(cache.dtype)
+        # All slots: `attention.attend` picks those of the rows, see `attention.over_pieces`.
+        return cache
 
-    def seen(self, queries: int) -> int:
-        return queries
+    def seen(self, cache: Tensor, queries: int) -> int:
+        return int(cache.shape[1])
 
-    def first_position(self) -> int:
-        return 0
+    def first_position(self) -> Tensor:
+        return self.starts
 
 
 class DecodeAccess:
@@ -73,14 +69,15 @@ class DecodeAccess:
 
     def write(self, cache: Tensor, new: Tensor) -> Tensor:
         # One scatter of one row per slot. The indexed dimensions lead, so XLA needs no transposition, updates the
-        # donated buffer in place and touches nothing else.
+        # donated buffer in place and touches nothing else. XLA drops what would be written behind the end of a slot:
+        # so a slot that is parked there, see `programs.seat`, keeps what it holds.
         slots = torch.arange(cache.shape[0], dtype=torch.int32, device=cache.device)
         return cache.index_put((slots, self.positions), new[:, 0].to(cache.dtype))
 
     def view(self, cache: Tensor, new: Tensor) -> Tensor:
         return cache[:, : self.seen_length]
 
-    def seen(self, queries: int) -> int:
+    def seen(self, cache: Tensor, queries: int) -> int:
         return self.seen_length
 
     def first_position(self) -> Tensor:
@@ -96,7 +93,7 @@ class ProbeAccess:
     def view(self, cache: Tensor, new: Tensor) -> Tensor:
         return new
 
-    def seen(self, queries: int) -> int:
+    def seen(self, cache: Tensor, queries: int) -> int:
         return queries
 
     def first_position(self) -> int:
@@ -129,7 +126,7 @@ class SlotLayer(CacheLayerMixin):
         return self.access.view(self.keys, new_keys), self.access.view(self.values, new_values)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.access.seen(query_length), 0
+        return self.access.seen(self.keys, query_length), 0
 
     def get_seq_length(self) -> int | Tensor:
         return self.access.first_position()

@@ -6,7 +6,7 @@ To add a program, write it in `programs.py` and give its kind a line in VARIANTS
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from text_generation_server.engine.buckets import decode_lengths, prefill_buckets
+from text_generation_server.engine.buckets import PieceShape, decode_lengths, piece_shapes
 from text_generation_server.engine.state import BatchShape
 from text_generation_server.sampling.parameters import Processing, WatermarkStrength
 
@@ -16,36 +16,52 @@ if TYPE_CHECKING:
 
 def names(shape: BatchShape, *, scores_prompts: bool) -> list[str]:
     """All programs, largest first, so that the longest compilations start first."""
-    prefills, rows = prefill_buckets(shape.length)[::-1], sorted({1, shape.slots})
+    pieces = piece_shapes(shape.slots, shape.length, shape.chunk)[::-1]
     processings = [processing.name.lower() for processing in reversed(Processing)]
     return [
-        *(f"prefill {bucket}" for bucket in prefills),
-        *(f"score prompt {bucket}" for bucket in prefills if scores_prompts),
+        *(f"score {piece}" for piece in pieces if scores_prompts),
+        *(f"extend {piece}" for piece in pieces),
         *(f"forward {length}" for length in decode_lengths(shape.length)[::-1]),
-        *(f"admit {processing}" for processing in processings),
         *(f"choose {processing}" for processing in processings),
-        *(f"constrain {count}" for count in rows),
-        *(f"rank {count}" for count in rows),
+        "constrain",
+        "rank",
+        "seat",
+        *(f"admit {processing.name.lower()}" for processing in ADMISSIONS),
     ]
+
+
+ADMISSIONS = (Processing.PENALTIES, Processing.NONE)
+"""With the counts of the prompt, and without."""
+
+
+def admission(processing: Processing) -> str:
+    """The program that admits a request which asks for this."""
+    return "admit none" if processing is Processing.NONE else "admit penalties"
+
+
+def kind_of(name: str) -> str:
+    """The name without its variant."""
+    return name.partition(" ")[0]
 
 
 def reads_model(name: str) -> bool:
     """Whether the program depends on the model, and not on the shape of the batch alone."""
-    return name.rpartition(" ")[0] in ("prefill", "score prompt", "forward")
+    return kind_of(name) in ("extend", "score", "forward", "seat")
 
 
 def build(name: str, model: Any, shape: BatchShape, strength: WatermarkStrength) -> "Program":
     """The program of that name; `model` is a ServedModel. KeyError if there is no such kind."""
     from text_generation_server.engine import programs
 
-    kind, _, variant = name.rpartition(" ")
+    kind, _, variant = name.partition(" ")
     builders: dict[str, Callable[[], Program]] = {
-        "prefill": lambda: programs.prefill(model, shape, int(variant)),
-        "score prompt": lambda: programs.score_prompt(model, shape, int(variant)),
+        "seat": lambda: programs.seat(shape),
+        "extend": lambda: programs.extend(model, shape, PieceShape.parse(variant)),
+        "score": lambda: programs.score(model, shape, PieceShape.parse(variant)),
+        "admit": lambda: programs.admit(shape, Processing[variant.upper()]),
         "forward": lambda: programs.forward(model, shape, int(variant)),
-        "admit": lambda: programs.admit(shape, Processing[variant.upper()], strength),
         "choose": lambda: programs.choose_next(shape, Processing[variant.upper()], strength),
-        "constrain": lambda: programs.constrain(shape, int(variant)),
-        "rank": lambda: programs.rank_tokens(shape, int(variant)),
+        "constrain": lambda: programs.constrain(shape),
+        "rank": lambda: programs.rank_tokens(shape),
     }
     return builders[kind]()

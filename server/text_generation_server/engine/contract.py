@@ -1,9 +1,12 @@
-"""What the generator asks of an engine: fill a slot, advance all slots, release a slot.
+"""What the generator asks of an engine: fill a slot with a prompt, piece by piece, advance all slots, release a slot.
 
 The engine owns one static batch of `batch_size` slots of `max_length` tokens. It knows token ids and
 sampling parameters; it knows nothing of text, requests or protobuf. The split into prefill / insert /
-generate follows JetStream's engine API, with insert folded into prefill because the prefill program
-writes straight into the slot.
+generate follows JetStream's engine API, with insert folded into prefill because pieces are written
+straight into the slot.
+
+A slot is free, then filling, then live, then free again. What it holds stays there while it is free, so that a later
+prompt with the same beginning need not compute it again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +29,7 @@ class EngineInfo:
         vocab_size: number of token ids that the model can produce.
         dtype: of weights and KV cache, for example "bfloat16".
         device_type: for example "xla".
-        scores_prompts: `score_prompt` may be called.
+        scores_prompts: `fill` may be asked for the logprobs of a prompt.
         adapters: names of the LoRA adapters that a request may choose.
     """
 
@@ -44,9 +47,9 @@ MAX_RANKED = 20
 
 
 AllowedTokens = NDArray[np.int32]
-"""The tokens that may be chosen, packed: bit i of word w is for token `32 * w + i`.
+"""The tokens that may be chosen in a step, packed: bit i of word w is for token `32 * w + i`.
 
-[words] for a prefill, [batch_size, words] for a decode; `words` is ceil(vocab_size / 32). What stands in bits beyond
+[batch_size, words]; `words` is ceil(vocab_size / 32). What stands in bits beyond
 the vocabulary means nothing. At least one token of each live slot must be allowed.
 """
 
@@ -78,15 +81,54 @@ class ChosenToken:
 
 
 ChosenTokens = Mapping[int, Sequence[ChosenToken]]
-"""The outcome of a prefill or a step, by slot: for each slot that was live when it was started, the tokens that were
-chosen for it, in their order. A step may choose several tokens for a slot, or none: then the slot may be missing."""
+"""The outcome of a step, by slot: for each slot that was live when it was started, the tokens that were chosen for it,
+in their order. A step may choose several tokens for a slot, or none: then the slot may be missing."""
 
 
 class PendingOutput(Protocol):
-    """A prefill or a step that was started and may still be running on the device."""
+    """A step that was started and may still be running on the device."""
 
     def read(self) -> ChosenTokens:
         """Waits for the device and returns the outcome; may be called once.
+
+        RuntimeError if the device fails; the engine is broken then.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The beginning of a prompt that a slot holds.
+
+    Attributes:
+        slot: which may be free, filling or live, or the slot that is to be filled.
+        length: the number of tokens.
+    """
+
+    slot: int
+    length: int
+
+
+PromptLogprobs = Mapping[int, Sequence[float]]
+"""By slot, the logprobs of those tokens of its prompt that come after the tokens of a piece, in their order."""
+
+
+class PendingPiece(Protocol):
+    """A piece of one or several prompts that is on its way into the cache.
+
+    Attributes:
+        held: for each slot whose prompt it has a part of, how many tokens the slot holds when it has run.
+        completed: those slots whose prompt is complete with it: they are live.
+    """
+
+    @property
+    def held(self) -> Mapping[int, int]: ...
+
+    @property
+    def completed(self) -> Sequence[int]: ...
+
+    def read(self) -> PromptLogprobs:
+        """Waits for the device; may be called once. It has the slots that were filled with `scored` alone.
 
         RuntimeError if the device fails; the engine is broken then.
         """
@@ -148,48 +190,53 @@ class Engine(Protocol):
     def info(self) -> EngineInfo: ...
 
     def warm_up(self, progress: Callable[[WarmupProgress], None]) -> None:
-        """Makes every program ready. A second call returns at once. No slot may be live."""
+        """Makes every program ready. A second call returns at once. All slots must be free."""
         ...
 
-    def prefill(
+    def fill(
         self,
         slot: int,
         token_ids: Sequence[int],
         sampling: SamplingParameters,
         *,
         ranked: bool = False,
+        scored: bool = False,
         adapter: str | None = None,
-        allowed: AllowedTokens | None = None,
-    ) -> PendingOutput:
-        """Starts to fill `slot` with a prompt and to choose the first token; the slot is now live.
+        prefix: Prefix | None = None,
+    ) -> bool:
+        """The slot is to hold this prompt, and is filling from now on. True if it is live at once, with nothing to do.
 
         Other slots are carried over untouched. `1 <= len(token_ids) < max_length`, else ValueError. RuntimeError if
-        the slot is live or does not exist. With `ranked`, the outcomes have the best tokens as long as this slot is
-        live. `adapter` is one of `info.adapters`, else ValueError, or None for the base model; the slot keeps it. The
-        first token is one of `allowed`; None allows all.
+        the slot is not free or does not exist. With `ranked`, the outcomes have the best tokens as long as this slot
+        is live; with `scored`, its pieces have the logprobs of the prompt, RuntimeError unless `info.scores_prompts`.
+        `adapter` is one of `info.adapters`, else ValueError, or None for the base model; the slot keeps it.
 
-        The outcome has this slot alone.
+        `prefix` must be held by its slot for the same adapter, which the caller has to know; it is copied. ValueError
+        if it is longer than the prompt, or if the prompt is to be scored.
+        """
+        ...
+
+    def extend(self) -> PendingPiece:
+        """Starts one piece of the prompts of filling slots: as much as one program takes, of those filled first.
+
+        A slot whose prompt is complete is live. RuntimeError if no slot is filling.
         """
         ...
 
     def start_step(self) -> StartedStep:
         """Starts one step for all slots: the model consumes the last token of each live slot.
 
-        Prefills and steps run in the order in which they were started, so a step may be started before the one
-        before it was read. A slot that is full must have been released, but a step that was started ahead of the
-        end of its owner may run past it: its token means nothing. RuntimeError if no slot is live.
-        """
-        ...
+        The first step of a slot consumes the last token of its prompt, and chooses the first one of its output. Slots
+        that are filling take no part.
 
-    def score_prompt(self, token_ids: Sequence[int], adapter: str | None = None) -> list[float]:
-        """The logprob of each token of a prompt but the first, given those before it; waits for the device.
-
-        `adapter` as in `prefill`. RuntimeError unless `info.scores_prompts`.
+        Pieces and steps run in the order in which they were started, so a step may be started before the one before it
+        was read. A slot that is full must have been released, but a step that was started ahead of the end of its
+        owner may run past it: its token means nothing. RuntimeError if no slot is live.
         """
         ...
 
     def release(self, slot: int) -> None:
-        """The slot is no longer live. Nothing runs on the device. A slot that is not live is left alone."""
+        """The slot is free. Nothing runs on the device. A slot that is free already is left alone."""
         ...
 
     def check_health(self) -> None:

@@ -14,18 +14,21 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
-from text_generation_server.engine.buckets import bucket_for, decode_lengths, prefill_buckets
+from text_generation_server.engine.buckets import PieceShape, bucket_for, decode_lengths, piece_shapes
+from text_generation_server.engine.catalogue import admission, kind_of
 from text_generation_server.engine.contract import (
     AllowedTokens,
     EngineInfo,
     EngineStatistics,
     PendingOutput,
+    Prefix,
     WarmupProgress,
 )
 from text_generation_server.engine.device import Buffer, Device, RunnableProgram
-from text_generation_server.engine.pending import PendingRows
+from text_generation_server.engine.filling import FillingSlot, PieceRow, next_rows, piece_arrays, row_start
+from text_generation_server.engine.pending import PendingRows, PendingRun, ScoredRow
 from text_generation_server.engine.sharding import Sharding
-from text_generation_server.engine.slot_adapters import SlotAdapters
+from text_generation_server.engine.slot_adapters import BASE, SlotAdapters
 from text_generation_server.engine.state import BatchShape, float_parameters, integer_parameters
 from text_generation_server.engine.watch import DeviceWatch
 from text_generation_server.sampling.packing import words
@@ -89,12 +92,13 @@ class StaticBatchEngine:
         self._device = device
         self._programs = programs
         self._new_programs = list(new_programs)
-        self._prefill_buckets = prefill_buckets(info.max_length)
+        self._piece_shapes = piece_shapes(shape.slots, shape.length, shape.chunk)
         self._decode_lengths = decode_lengths(info.max_length)
+        self._filling: dict[int, FillingSlot] = {}
         self._live: dict[int, LiveSlot] = {}
         self._adapters = SlotAdapters(info.adapters, info.batch_size)
         self._unchosen: ModelStep | None = None
-        self._last: PendingRows | None = None
+        self._last: PendingRows | PendingRun | None = None
         self._compilations: int | None = None
         self._compilations_after_warm_up = 0
         self._watch = DeviceWatch(hang_seconds)
@@ -108,10 +112,12 @@ class StaticBatchEngine:
         """Runs the smallest of each kind of program that never ran before, since a defect should show now."""
         if self._compilations is not None:
             return
-        if self._live:
-            raise RuntimeError(f"Slots {sorted(self._live)} are live: warm up before the first prefill.")
+        if self._live or self._filling:
+            raise RuntimeError(
+                f"Slots {sorted({*self._live, *self._filling})} are in use: warm up before the first request."
+            )
         # The later names of a kind are the smaller ones.
-        smallest = {name.rpartition(" ")[0]: name for name in self._programs if name in self._new_programs}
+        smallest = {kind_of(name): name for name in self._programs if name in self._new_programs}
         for index, name in enumerate(smallest.values(), start=1):
             started = time.perf_counter()
             results = self._run(name, self._empty_inputs(name))
@@ -122,48 +128,61 @@ class StaticBatchEngine:
             progress(WarmupProgress(name, index, len(smallest), seconds, "first run"))
         self._compilations = self._device.compilations()
 
-    def prefill(
+    def fill(
         self,
         slot: int,
         token_ids: Sequence[int],
         sampling: SamplingParameters,
         *,
         ranked: bool = False,
+        scored: bool = False,
         adapter: str | None = None,
-        allowed: AllowedTokens | None = None,
-    ) -> PendingOutput:
+        prefix: Prefix | None = None,
+    ) -> bool:
         self._require_chosen()
-        length, limit = len(token_ids), self._info.max_length
-        if not 1 <= length < limit:
-            raise ValueError(f"A prompt must have 1 to {limit - 1} tokens. Given: {length}.")
-        if not 0 <= slot < self._info.batch_size:
-            raise RuntimeError(f"There is no slot {slot}: the slots are 0 to {self._info.batch_size - 1}.")
-        if slot in self._live:
-            raise RuntimeError(f"Slot {slot} is in use: release it before the next prefill.")
+        self._check_fill(slot, token_ids, scored, prefix)
         index = self._adapters.index(adapter)
-        placement = {"slot": self._send([slot]), "length": self._send([length])}
-        bucket = bucket_for(length, self._prefill_buckets)
-        inputs = {**placement, **self._prompt(token_ids, bucket, index)}
-        logits = self._run(f"prefill {bucket}", inputs)["logits"]
-        if allowed is not None:
-            logits = self._constrain(logits, allowed.reshape(1, -1))
-        processing = sampling.processing
-        admitted = {
-            **placement,
-            "logits": logits,
-            "last": self._send([token_ids[-1]]),
-            "new_floats": self._device.send(float_parameters(sampling)),
-            "new_integers": self._device.send(integer_parameters(sampling)),
-        }
-        if processing is not Processing.NONE:
-            counts = np.bincount(np.asarray(token_ids), minlength=self._info.vocab_size)
-            admitted["new_counts"] = self._device.send(counts.astype(np.int32).reshape(1, -1))
-        results = self._run(f"admit {processing.name.lower()}", admitted)
-        best = self._rank(results["scores"], 1) if ranked else None
-        self._live[slot] = LiveSlot(length, processing, ranked)
-        if self._adapters.assign(slot, index):
-            self._send_adapters()
-        return self._pending(results["chosen"], best, [(slot, 0, ranked)])
+        kept = 0 if prefix is None else min(prefix.length, len(token_ids) - 1)
+        placement = {"slot": slot, "source": slot if prefix is None else prefix.slot, "kept": kept}
+        self._run("seat", {name: self._send([value]) for name, value in placement.items()})
+        tokens = np.asarray(token_ids, dtype=np.int32)
+        filling = FillingSlot(slot, tokens, kept, sampling, index, ranked, scored)
+        if filling.missing:
+            self._filling[slot] = filling
+            return False
+        self._admit(filling)
+        return True
+
+    def extend(self) -> PendingRun:
+        self._require_chosen()
+        if not self._filling:
+            raise RuntimeError("No slot is filling: there is nothing to extend.")
+        shape, rows = next_rows(list(self._filling.values()), self._piece_shapes)
+        arrays = piece_arrays(rows, shape, self._info.max_length)
+        is_scored = rows[0].filling.scored
+        if not is_scored:
+            del arrays["next_ids"]
+        if not self._shape.adapters:
+            del arrays["row_adapters"]
+        inputs = {name: self._device.send(array) for name, array in arrays.items()}
+        kind, result = ("score", "logprobs") if is_scored else ("extend", "ends")
+        packed = self._run(f"{kind} {shape}", inputs)[result]
+        for row in rows:
+            row.filling.held = row.end
+        complete = [each for each in self._filling.values() if not each.missing]
+        for each in complete:
+            del self._filling[each.slot]
+            self._admit(each)
+        held = {row.filling.slot: row.end for row in rows}
+        scored = []
+        for place, row in enumerate(rows if is_scored else ()):
+            start = row_start(row, shape, self._info.max_length)
+            scored.append(ScoredRow(row.filling.slot, place, row.start - start, row.end - start))
+        self._watch_compilations()
+        self._last = PendingRun(
+            self._device, self._watch, packed, held, [each.slot for each in complete], scored
+        )
+        return self._last
 
     def start_step(self) -> ModelStep:
         self._require_chosen()
@@ -181,29 +200,23 @@ class StaticBatchEngine:
         """The second half of a step, see `ModelStep`."""
         self._unchosen = None
         if allowed is not None:
-            logits = self._constrain(logits, allowed)
+            inputs = {"logits": logits, "allowed": self._device.send(allowed)}
+            logits = self._run("constrain", inputs)["constrained"]
         # A slot may have been released since the step was started.
         processing = max((slot.processing for slot in self._live.values()), default=Processing.NONE)
         results = self._run(f"choose {processing.name.lower()}", {"logits": logits})
         wants = [(slot, slot, live.ranked) for slot, live in self._live.items()]
-        best = self._rank(results["scores"], self._info.batch_size) if any(w for *_, w in wants) else None
+        best = None
+        if any(wanted for *_, wanted in wants):
+            best = self._run("rank", {"scores": results["scores"]})["ranked"]
         for live in self._live.values():
             live.position += 1
         return self._pending(results["chosen"], best, wants)
 
-    def score_prompt(self, token_ids: Sequence[int], adapter: str | None = None) -> list[float]:
-        self._require_chosen()
-        if not self._info.scores_prompts:
-            raise RuntimeError("This engine does not score prompts.")
-        bucket = bucket_for(len(token_ids), self._prefill_buckets)
-        inputs = self._prompt(token_ids, bucket, self._adapters.index(adapter))
-        logprobs = self._run(f"score prompt {bucket}", inputs)["logprobs"]
-        with self._watch.waiting():
-            known: list[float] = self._device.read(logprobs)[: len(token_ids) - 1].tolist()
-        return known
-
     def release(self, slot: int) -> None:
+        # What an unfinished prompt has in the cache stays there, as that of a finished one does.
         self._live.pop(slot, None)
+        self._filling.pop(slot, None)
 
     def check_health(self) -> None:
         self._watch.check()
@@ -237,24 +250,43 @@ class StaticBatchEngine:
         self, packed: Buffer, ranked: Buffer | None, rows: Sequence[tuple[int, int, bool]]
     ) -> PendingRows:
         self._watch_compilations()
-        self._last = PendingRows(self._device, self._watch, packed, ranked, rows)
-        return self._last
+        pending = PendingRows(self._device, self._watch, packed, ranked, rows)
+        self._last = pending
+        return pending
 
-    def _constrain(self, logits: Buffer, allowed: AllowedTokens) -> Buffer:
-        """The logits with only the allowed tokens left; `allowed` is [rows, words]."""
-        inputs = {"logits": logits, "allowed": self._device.send(allowed)}
-        return self._run(f"constrain {len(allowed)}", inputs)["constrained"]
+    def _check_fill(self, slot: int, token_ids: Sequence[int], scored: bool, prefix: Prefix | None) -> None:
+        """Raises what `contract.Engine.fill` says."""
+        length, limit, slots = len(token_ids), self._info.max_length, self._info.batch_size
+        if not 1 <= length < limit:
+            raise ValueError(f"A prompt must have 1 to {limit - 1} tokens. Given: {length}.")
+        if not 0 <= slot < slots:
+            raise RuntimeError(f"There is no slot {slot}: the slots are 0 to {slots - 1}.")
+        if slot in self._live or slot in self._filling:
+            raise RuntimeError(f"Slot {slot} is in use: release it before it is filled again.")
+        if scored and not self._info.scores_prompts:
+            raise RuntimeError("This engine does not score prompts.")
+        if prefix is None:
+            return
+        if scored or not (0 <= prefix.slot < slots and 0 <= prefix.length <= length):
+            raise ValueError(f"A prompt of {length} tokens cannot begin with {prefix} (scored: {scored}).")
 
-    def _rank(self, scores: Buffer, rows: int) -> Buffer:
-        return self._run(f"rank {rows}", {"scores": scores})["ranked"]
-
-    def _prompt(self, token_ids: Sequence[int], bucket: int, adapter: int) -> dict[str, Buffer]:
-        ids = np.zeros((1, bucket), dtype=np.int32)
-        ids[0, : len(token_ids)] = token_ids
-        inputs = {"ids": self._device.send(ids)}
-        if self._shape.adapters:
-            inputs["adapter"] = self._send([adapter])
-        return inputs
+    def _admit(self, filled: FillingSlot) -> None:
+        """The slot holds its prompt but for the last token, and takes part in the steps from now on."""
+        position, processing = len(filled.token_ids) - 1, filled.sampling.processing
+        inputs = {
+            "slot": self._send([filled.slot]),
+            "token": self._send([filled.token_ids[-1]]),
+            "position": self._send([position]),
+            "new_floats": self._device.send(float_parameters(filled.sampling)),
+            "new_integers": self._device.send(integer_parameters(filled.sampling)),
+        }
+        if processing is not Processing.NONE:
+            counts = np.bincount(filled.token_ids, minlength=self._info.vocab_size)
+            inputs["new_counts"] = self._device.send(counts.astype(np.int32).reshape(1, -1))
+        self._run(admission(processing), inputs)
+        self._live[filled.slot] = LiveSlot(position, processing, filled.ranked)
+        if self._adapters.assign(filled.slot, filled.adapter):
+            self._send_adapters()
 
     def _send(self, values: Sequence[int]) -> Buffer:
         return self._device.send(np.array(values, dtype=np.int32))
@@ -269,26 +301,26 @@ class StaticBatchEngine:
 
     def _empty_inputs(self, name: str) -> dict[str, Buffer]:
         """Inputs of the right shapes, for a first run. Slot 0 is not live, so what is written there means nothing."""
-        kind, _, variant = name.rpartition(" ")
-        vocabulary = self._info.vocab_size
-        rows = {"choose": self._info.batch_size, "admit": 1}.get(kind) or (
-            int(variant) if kind in ("constrain", "rank") else 1
-        )
+        kind, _, variant = name.partition(" ")
+        slots, vocabulary = self._info.batch_size, self._info.vocab_size
         neutral = SamplingParameters()
-        arrays: dict[str, NDArray[Any]] = {
-            "slot": np.array([0], np.int32),
-            "length": np.array([1], np.int32),
-            "last": np.array([0], np.int32),
-            "new_floats": float_parameters(neutral),
-            "new_integers": integer_parameters(neutral),
-            "new_counts": np.zeros((1, vocabulary), np.int32),
-            "logits": np.zeros((rows, vocabulary), self._shape.dtype),
-            "scores": np.zeros((rows, vocabulary), np.float32),
-            "allowed": np.full((rows, words(vocabulary)), -1, np.int32),
-        }
-        if kind in ("prefill", "score prompt"):
-            arrays["ids"] = np.zeros((1, int(variant)), np.int32)
-            arrays["adapter"] = np.array([0], np.int32)
+        arrays: dict[str, NDArray[Any]] = {}
+        if kind in ("extend", "score"):
+            filling = FillingSlot(0, np.zeros(2, np.int32), 0, neutral, BASE, False, False)
+            arrays |= piece_arrays(
+                [PieceRow(filling, 0, 1)], PieceShape.parse(variant), self._info.max_length
+            )
+        elif kind in ("seat", "admit"):
+            # As it is before anybody was there: parked behind its end.
+            position = np.array([self._info.max_length], np.int32)
+            zero = np.array([0], np.int32)
+            arrays |= {"slot": zero, "source": zero, "kept": zero, "token": zero, "position": position}
+            arrays |= {"new_floats": float_parameters(neutral), "new_integers": integer_parameters(neutral)}
+            arrays["new_counts"] = np.zeros((1, vocabulary), np.int32)
+        else:
+            arrays["logits"] = np.zeros((slots, vocabulary), self._shape.dtype)
+            arrays["scores"] = np.zeros((slots, vocabulary), np.float32)
+            arrays["allowed"] = np.full((slots, words(vocabulary)), -1, np.int32)
         return {
             key: self._device.send(array, self._sharding.array(key, array.shape))
             for key, array in arrays.items()

@@ -7,7 +7,7 @@ breaks it learns so here and not on a device.
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,27 +20,39 @@ from text_generation_server.engine.contract import (
     ChosenTokens,
     EngineInfo,
     EngineStatistics,
+    Prefix,
+    PromptLogprobs,
     RankedTokens,
     WarmupProgress,
 )
 from text_generation_server.sampling.packing import words
 from text_generation_server.sampling.parameters import SamplingParameters
 
-Program = Literal["prefill", "decode"]
+Program = Literal["extend", "decode"]
 
 MEANINGLESS_TOKEN = -1
 """What a step chooses for a slot that is full: no token id, so that using it is noticed."""
 
 
 @dataclass(frozen=True)
-class PrefillCall:
-    """The arguments of one prefill."""
+class FillCall:
+    """The arguments of one `fill`."""
 
     slot: int
     token_ids: tuple[int, ...]
     sampling: SamplingParameters
     ranked: bool
+    scored: bool = False
     adapter: str | None = None
+    prefix: Prefix | None = None
+
+
+@dataclass
+class Filling:
+    """A prompt of which the slot holds the first `held` tokens."""
+
+    call: FillCall
+    held: int
 
 
 class FakePendingOutput:
@@ -64,6 +76,35 @@ class FakePendingOutput:
         return self.chosen
 
 
+class FakePendingPiece:
+    """A piece that ran when it was started, or the error that reading it raises."""
+
+    def __init__(
+        self,
+        engine: "FakeEngine",
+        held: Mapping[int, int],
+        completed: Sequence[int],
+        logprobs: PromptLogprobs,
+        error: Exception | None,
+    ) -> None:
+        self.held = held
+        self.completed = completed
+        self._logprobs = logprobs
+        self._engine = engine
+        self._error = error
+        self._was_read = False
+
+    def read(self) -> PromptLogprobs:
+        if self._was_read:
+            raise RuntimeError("The outcome of a program may be read once; it was read before.")
+        self._was_read = True
+        self._engine.calls["read"] += 1
+        self._engine.timeline.append(f"read extend {names_of(self.held)}")
+        if self._error is not None:
+            raise self._error
+        return self._logprobs
+
+
 class FakeStartedStep:
     """A step that has yet to choose."""
 
@@ -85,9 +126,9 @@ class FakeEngine:
     Attributes:
         calls: how often each method was called; "decode" counts the steps that were started, "masked decode" those
             in which not all tokens were allowed, "read" the outcomes that were read.
-        prefills: the arguments of all prefills, oldest first.
-        timeline: what was asked of the engine, oldest first: "prefill 0" (the slot), "start 1", "choose 1",
-            "read 1" (the number of the step), "read prefill 0".
+        fills: the arguments of all fills, oldest first.
+        timeline: what was asked of the engine, oldest first: "extend 0" (the slots), "start 1", "choose 1",
+            "read 1" (the number of the step), "read extend 0".
     """
 
     def __init__(
@@ -100,17 +141,22 @@ class FakeEngine:
         scores_prompts: bool = False,
         adapters: tuple[str, ...] = (),
         tokens_per_step: int = 1,
+        tokens_per_piece: int = 64,
     ) -> None:
         """`next_token` maps prompt and output so far to the next token id; by default a checksum of them.
 
         With the first adapter a slot gets the successor of that token in the vocabulary, with the second the
-        successor of that one, and so on. A step without masks chooses `tokens_per_step` for each slot.
+        successor of that one, and so on. A step without masks chooses `tokens_per_step` for each slot; a piece has
+        `tokens_per_piece`.
         """
         self._info = EngineInfo(
             batch_size, max_length, vocab_size, "float32", "fake", scores_prompts, adapters
         )
         self._next_token = next_token or self._checksum
         self._tokens_per_step = tokens_per_step
+        self._tokens_per_piece = tokens_per_piece
+        self._filling: dict[int, Filling] = {}
+        self._held: dict[int, tuple[str | None, list[int]]] = {}
         self._histories: dict[int, list[int]] = {}
         self._filled_by: dict[int, FakePendingOutput] = {}
         self._ranked: set[int] = set()
@@ -120,7 +166,7 @@ class FakeEngine:
         self._is_warm = False
         self._is_choosing = False
         self.calls: Counter[str] = Counter()
-        self.prefills: list[PrefillCall] = []
+        self.fills: list[FillCall] = []
         self.timeline: list[str] = []
 
     @property
@@ -144,42 +190,99 @@ class FakeEngine:
         self._called("warm_up")
         if self._is_warm:
             return
-        if self._histories:
-            raise RuntimeError(f"Slots {sorted(self._histories)} are live: release them before the warm-up.")
+        if used := sorted({*self._histories, *self._filling}):
+            raise RuntimeError(f"Slots {used} are in use: release them before the warm-up.")
         self._is_warm = True
-        for index, program in enumerate(("prefill", "decode"), start=1):
+        for index, program in enumerate(("extend", "decode"), start=1):
             progress(WarmupProgress(program, index, count=2, seconds=0.0))
 
-    def prefill(
+    def fill(
         self,
         slot: int,
         token_ids: Sequence[int],
         sampling: SamplingParameters,
         *,
         ranked: bool = False,
+        scored: bool = False,
         adapter: str | None = None,
-        allowed: AllowedTokens | None = None,
-    ) -> FakePendingOutput:
-        """RuntimeError if the slot is live or does not exist; ValueError if the prompt or the adapter does not fit."""
-        self._called("prefill")
-        self.prefills.append(PrefillCall(slot, tuple(token_ids), sampling, ranked, adapter))
-        self._raise_planned("prefill")
+        prefix: Prefix | None = None,
+    ) -> bool:
+        """As the contract says; also RuntimeError for a prefix that its slot does not hold."""
+        self._called("fill")
+        call = FillCall(slot, tuple(token_ids), sampling, ranked, scored, adapter, prefix)
+        self.fills.append(call)
+        self._check_fill(call)
+        self._shifts[slot] = self._shift(adapter)
+        kept = 0
+        if prefix is not None:
+            kept = min(prefix.length, len(token_ids) - 1)
+            holder, held = self._held.get(prefix.slot, (adapter, []))
+            if holder != adapter or held[: prefix.length] != list(token_ids[: prefix.length]):
+                raise RuntimeError(
+                    f"Slot {prefix.slot} holds {held} for {holder}, and not the prefix {prefix}."
+                )
+        self._held[slot] = (adapter, list(token_ids[:kept]))
+        filling = Filling(call, kept)
+        if self._is_complete(filling):
+            self._admit(filling)
+            return True
+        self._filling[slot] = filling
+        return False
+
+    def extend(self) -> FakePendingPiece:
+        """Takes `tokens_per_piece` from the first slots; prompts that are scored go alone."""
+        self._called("extend")
+        self._raise_planned("extend")
+        if not self._filling:
+            raise RuntimeError("No slot is filling: there is nothing to extend.")
+        room, completed = self._tokens_per_piece, []
+        held: dict[int, int] = {}
+        logprobs: dict[int, list[float]] = {}
+        for slot, filling in list(self._filling.items()):
+            call, start = filling.call, filling.held
+            if room == 0 or (held and call.scored):
+                break
+            filling.held = min(start + room, len(call.token_ids) - 1)
+            room -= filling.held - start
+            self._held[slot][1].extend(call.token_ids[start : filling.held])
+            held[slot] = filling.held
+            if call.scored:
+                tokens = call.token_ids[start + 1 : filling.held + 1]
+                logprobs[slot] = [self.logprob_of(token) - self._shifts[slot] for token in tokens]
+            if self._is_complete(filling):
+                del self._filling[slot]
+                self._admit(filling)
+                completed.append(slot)
+            if call.scored:
+                break
+        self.timeline.append(f"extend {names_of(held)}")
+        return FakePendingPiece(self, held, completed, logprobs, self._failures.pop(("extend", "read"), None))
+
+    @staticmethod
+    def _is_complete(filling: Filling) -> bool:
+        """The last token is left to the first step."""
+        return filling.held == len(filling.call.token_ids) - 1
+
+    def _check_fill(self, call: FillCall) -> None:
+        slot, length, prefix = call.slot, len(call.token_ids), call.prefix
         if not 0 <= slot < self._info.batch_size:
             raise RuntimeError(f"There is no slot {slot}: the slots are 0 to {self._info.batch_size - 1}.")
-        if slot in self._histories:
-            raise RuntimeError(f"Slot {slot} is in use: release it before the next prefill.")
-        if not 1 <= len(token_ids) < self._info.max_length:
-            raise ValueError(
-                f"A prompt must have 1 to {self._info.max_length - 1} tokens. Given: {len(token_ids)}."
-            )
-        self._shifts[slot] = self._shift(adapter)
-        self._histories[slot] = list(token_ids)
-        if ranked:
-            self._ranked.add(slot)
-        self.timeline.append(f"prefill {slot}")
-        pending = self._pending("prefill", f"prefill {slot}")
-        pending.chosen = {slot: [self._chosen(slot, allowed, pending)]}
-        return pending
+        if slot in self._histories or slot in self._filling:
+            raise RuntimeError(f"Slot {slot} is in use: release it before it is filled again.")
+        if not 1 <= length < self._info.max_length:
+            raise ValueError(f"A prompt must have 1 to {self._info.max_length - 1} tokens. Given: {length}.")
+        if call.scored and not self._info.scores_prompts:
+            raise RuntimeError("This engine does not score prompts.")
+        if prefix is not None:
+            fits = 0 <= prefix.slot < self._info.batch_size and 0 <= prefix.length <= length
+            if call.scored or not fits:
+                raise ValueError(f"A prompt of {length} tokens cannot begin with {prefix}.")
+
+    def _admit(self, filling: Filling) -> None:
+        call = filling.call
+        self._histories[call.slot] = list(call.token_ids)
+        if call.ranked:
+            self._ranked.add(call.slot)
 
     def start_step(self) -> FakeStartedStep:
         """RuntimeError if no slot is live, or if one is full and the outcome that filled it was read."""
@@ -217,16 +320,9 @@ class FakeEngine:
     def release(self, slot: int) -> None:
         self._called("release")
         self._histories.pop(slot, None)
+        self._filling.pop(slot, None)
         self._filled_by.pop(slot, None)
         self._ranked.discard(slot)
-
-    def score_prompt(self, token_ids: Sequence[int], adapter: str | None = None) -> list[float]:
-        """With an adapter, each logprob is lower by its place among the adapters."""
-        self._called("score_prompt")
-        if not self._info.scores_prompts:
-            raise RuntimeError("This engine does not score prompts.")
-        shift = self._shift(adapter)
-        return [self.logprob_of(token_id) - shift for token_id in token_ids[1:]]
 
     def check_health(self) -> None:
         self.calls["check_health"] += 1
@@ -259,6 +355,8 @@ class FakeEngine:
         token_id = (self._next_token(history) + self._shifts[slot]) % self._info.vocab_size
         if allowed is not None:
             token_id = self._first_allowed(token_id, allowed)
+        # The step has written the token before into the slot.
+        self._held[slot][1].append(history[-1])
         history.append(token_id)
         if len(history) == self._info.max_length:
             self._filled_by[slot] = pending
@@ -274,10 +372,8 @@ class FakeEngine:
         return 1 + self._info.adapters.index(adapter)
 
     def _first_allowed(self, token_id: int, allowed: AllowedTokens) -> int:
-        """The token itself, or the next one that is allowed. RuntimeError if none is, or for a wrong shape."""
+        """The token itself, or the next one that is allowed. RuntimeError if none is."""
         size = self._info.vocab_size
-        if allowed.shape != (words(size),):
-            raise RuntimeError(f"A mask of {size} tokens cannot have the shape {allowed.shape}.")
         bits = np.unpackbits(allowed.view(np.uint8), bitorder="little")[:size]
         for step in range(size):
             if bits[(token_id + step) % size]:
@@ -294,3 +390,7 @@ class FakeEngine:
 
     def _checksum(self, history: Sequence[int]) -> int:
         return zlib.crc32(array("q", history).tobytes()) % self._info.vocab_size
+
+
+def names_of(slots: Iterable[int]) -> str:
+    return ",".join(str(slot) for slot in slots)

@@ -1,11 +1,12 @@
 """Outcomes on their way from the device to the host."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from text_generation_server.engine.contract import ChosenToken, ChosenTokens, RankedTokens
+from text_generation_server.engine.contract import ChosenToken, ChosenTokens, PromptLogprobs, RankedTokens
 from text_generation_server.engine.device import Buffer, Device
 from text_generation_server.engine.watch import DeviceWatch
 
@@ -56,6 +57,52 @@ class PendingRows:
             )
             for slot, row, wants in rows
         }
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """Logprobs that somebody wants: columns `start` to `end` of a row of `programs.score`, for a slot."""
+
+    slot: int
+    row: int
+    start: int
+    end: int
+
+
+class PendingRun:
+    """A piece that may still be computed; see `contract.PendingPiece`.
+
+    Attributes:
+        packed: on the device, a result of the program.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        watch: DeviceWatch,
+        packed: Buffer,
+        held: Mapping[int, int],
+        completed: Sequence[int],
+        scored: Sequence[ScoredRow] = (),
+    ) -> None:
+        self.packed = packed
+        self.held = held
+        self.completed = completed
+        self._device = device
+        self._watch = watch
+        self._scored = scored
+        device.start_reading(packed)
+
+    def read(self) -> PromptLogprobs:
+        if self.packed is None:
+            raise RuntimeError("The outcome of a program may be read once; it was read before.")
+        with self._watch.waiting():
+            values = self._device.read(self.packed)
+        self.packed = None
+        logprobs: dict[int, list[float]] = {}
+        for each in self._scored:
+            logprobs.setdefault(each.slot, []).extend(values[each.row, each.start : each.end].tolist())
+        return logprobs
 
 
 def chosen_token(token_id: int, logprob: float, row: NDArray[np.float32] | None) -> ChosenToken:

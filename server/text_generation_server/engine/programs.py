@@ -8,11 +8,13 @@ Rules that keep a program compilable once and for all:
   so float32 holds them exactly, and one transfer is cheaper than two. Only requests that ask for alternatives, or for
   the logprobs of their prompt, make another array travel.
 
-Each token takes two programs, one that runs the model and one that chooses:
+A prompt goes into its slot in pieces, without its last token; each token then takes two programs, one that runs the
+model and one that chooses:
 
-    new request:  prefill (one per bucket) -> logits -> admit (one per Processing) -> scores (-> rank)
+    new request:  seat -> extend (one per shape of a piece) as often as it takes -> admit
     step:         forward (one per length) -> logits -> choose (one per Processing) -> scores (-> rank)
 
+The first step after `admit` feeds the prompt's last token, and so chooses the first token of the output like any other.
 While a request with a grammar is live, one more goes in between: logits -> constrain -> logits.
 
 So programs add up instead of multiplying, and the choice, which compiles slowly for its size, is compiled once
@@ -25,13 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from text_generation_server.engine.cache import (
-    DecodeAccess,
-    PrefillAccess,
-    ProbeAccess,
-    slot_cache,
-    successors,
-)
+from text_generation_server.engine.attention import over_pieces
+from text_generation_server.engine.buckets import PieceShape
+from text_generation_server.engine.cache import DecodeAccess, PieceAccess, slot_cache, successors
 from text_generation_server.engine.contract import MAX_RANKED
 from text_generation_server.engine.marks import EVERYWHERE, mark
 from text_generation_server.engine.program import INPUT, STATE, Program, Spec
@@ -45,82 +43,129 @@ from text_generation_server.sampling.ranking import rank
 
 Tensors = Mapping[str, Tensor]
 
-HEAD_BLOCK = 512
-"""Rows of a prompt whose logits are made at a time when its logprobs are asked for: [512, vocabulary] float32."""
 
+def seat(shape: BatchShape) -> Program:
+    """Makes a slot ready for a prompt of which another slot, or itself, holds the beginning.
 
-def prefill(model: Any, shape: BatchShape, bucket: int) -> Program:
-    """Writes a prompt into one slot of the cache; the other slots are carried over.
-
-    It takes `ids` [1, bucket] int32, padded at the end, `slot` and `length` [1] int32, and `adapter` [1] int32 for a
-    model with adapters; it returns the cache and `logits` after the prompt, [1, vocabulary].
+    It takes `slot`, `source` and `kept` [1] int32, and returns the cache and `positions`. The slot holds the first
+    `kept` positions of `source` and zeros behind them: what a former request left there would be masked, but a mask
+    multiplies by zero, and zero times infinity would spoil the newcomer. The slot is parked behind its own end, where
+    the steps of the other slots write nothing.
     """
-    cache = shape.cache()
-    inputs = {"ids": Spec((1, bucket), "int32", INPUT), "slot": SCALAR, "length": SCALAR}
-    if shape.adapters:
-        inputs["adapter"] = SCALAR
+    cache, rows = shape.cache(), shape.rows()
+    inputs = {"slot": SCALAR, "source": SCALAR, "kept": SCALAR}
 
     def function(given: Tensors) -> dict[str, Tensor]:
-        ids = given["ids"]
-        layers = slot_cache([given[name] for name in cache], PrefillAccess(given["slot"]))
-        logits = model(
-            input_ids=ids,
-            position_ids=torch.arange(bucket, dtype=torch.int32, device=ids.device).unsqueeze(0),
+        slot, source, kept = given["slot"], given["source"], given["kept"]
+        successor = {}
+        for name in cache:
+            held = given[name]
+            places = torch.arange(shape.length, dtype=torch.int32, device=held.device)
+            is_kept = (places < kept).reshape(1, -1, *([1] * (held.dim() - 2)))
+            zero = torch.zeros((), dtype=held.dtype, device=held.device)
+            successor[name] = held.index_put((slot,), torch.where(is_kept, held[source], zero))
+        here = torch.arange(shape.slots, dtype=torch.int32, device=slot.device) == slot
+        parked = torch.full_like(given["positions"], shape.length)
+        return {**successor, "positions": torch.where(here, parked, given["positions"])}
+
+    return Program("seat", function, {**cache, "positions": rows["positions"], **inputs})
+
+
+def extend(model: Any, shape: BatchShape, piece: PieceShape) -> Program:
+    """Writes pieces of prompts into their slots, each behind what its slot holds; the weights are read once for all.
+
+    It takes `ids` [rows, width] int32, padded at the end, `slots` and `starts` [rows] int32, see `PieceShape`, and
+    `row_adapters` [rows] int32 for a model with adapters; it returns the cache and `ends` [rows], the positions behind
+    the pieces, which tell that it has run.
+    """
+    cache = shape.cache()
+
+    def function(given: Tensors) -> dict[str, Tensor]:
+        successor, _ = run_piece(model, shape, piece, given)
+        return {**successor, "ends": given["starts"] + piece.width}
+
+    return Program(f"extend {piece}", function, {**cache, **piece_inputs(shape, piece)})
+
+
+def score(model: Any, shape: BatchShape, piece: PieceShape) -> Program:
+    """An `extend` that also finds the logprob of the token after each of the piece, given those up to it.
+
+    It takes `next_ids` [rows, width] int32 besides, and returns the cache and `logprobs` [rows, width]; those of
+    padding mean nothing.
+    """
+    cache = shape.cache()
+    inputs = {**piece_inputs(shape, piece), "next_ids": Spec((piece.rows, piece.width), "int32", INPUT)}
+
+    def function(given: Tensors) -> dict[str, Tensor]:
+        successor, hidden = run_piece(model, shape, piece, given)
+        adapters = {"adapters": given["row_adapters"]} if shape.adapters else {}
+        scores = model.logits_of(hidden, **adapters).to(torch.float32)
+        chosen = torch.gather(scores, 2, given["next_ids"].to(torch.int64).unsqueeze(2))[..., 0]
+        return {**successor, "logprobs": chosen - torch.logsumexp(scores, dim=-1)}
+
+    return Program(f"score {piece}", function, {**cache, **inputs})
+
+
+def piece_inputs(shape: BatchShape, piece: PieceShape) -> dict[str, Spec]:
+    """See `extend`."""
+    by_row = Spec((piece.rows,), "int32", INPUT)
+    inputs = {"ids": Spec((piece.rows, piece.width), "int32", INPUT), "slots": by_row, "starts": by_row}
+    return {**inputs, "row_adapters": by_row} if shape.adapters else inputs
+
+
+def run_piece(
+    model: Any, shape: BatchShape, piece: PieceShape, given: Tensors
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The cache after a piece, and the hidden states [rows, width, hidden] that the head would take."""
+    cache, starts = shape.cache(), given["starts"]
+    layers = slot_cache([given[name] for name in cache], PieceAccess(given["slots"], starts))
+    ahead = torch.arange(piece.width, dtype=torch.int32, device=starts.device)
+    with over_pieces(given["slots"], starts + piece.width):
+        hidden = model.base_model(
+            input_ids=given["ids"],
+            position_ids=starts.unsqueeze(1) + ahead,
             past_key_values=layers,
             use_cache=True,
-            # The LM head runs on the last token of the prompt only, not on the whole bucket.
-            logits_to_keep=(given["length"] - 1).to(torch.int64),
-            **({"adapters": given["adapter"]} if shape.adapters else {}),
-        ).logits[:, 0]
-        return {**dict(zip(cache, successors(layers), strict=True)), "logits": logits}
-
-    return Program(f"prefill {bucket}", function, {**cache, **inputs})
+            **({"adapters": given["row_adapters"]} if shape.adapters else {}),
+        ).last_hidden_state
+    return dict(zip(cache, successors(layers), strict=True)), hidden
 
 
-def admit(shape: BatchShape, processing: Processing, strength: WatermarkStrength) -> Program:
-    """Chooses the first token of a prompt and sets the slot's row.
+def admit(shape: BatchShape, processing: Processing) -> Program:
+    """Sets the row of a slot whose prompt is in the cache but for its last token; the slot is live from now on.
 
-    It takes `logits` [1, vocabulary], `slot`, `length` and `last` (the prompt's last token) [1] int32, `new_floats`
+    It takes `slot`, `token` and `position` [1] int32 (the prompt's last token, and where it goes), `new_floats`
     [1, len(FLOAT_COLUMNS)] float32, `new_integers` [1, len(INTEGER_COLUMNS)] int32, and with any processing
-    `new_counts` [1, vocabulary] int32, how often each token occurs in the prompt. It returns the rows, `chosen` [1, 2]
-    and the processed `scores` [1, vocabulary].
+    `new_counts` [1, vocabulary] int32, how often each token occurs in the prompt. It returns the rows.
     """
     rows = shape.rows()
     if processing is Processing.NONE:
         # Without penalties nobody looks at the counts of this slot.
         del rows["counts"]
     inputs = {
-        "logits": Spec((1, shape.vocabulary), shape.dtype, INPUT),
         "slot": SCALAR,
-        "length": SCALAR,
-        "last": SCALAR,
+        "token": SCALAR,
+        "position": SCALAR,
         "new_floats": Spec((1, len(FLOAT_COLUMNS)), "float32", INPUT),
         "new_integers": Spec((1, len(INTEGER_COLUMNS)), "int32", INPUT),
     }
     if processing is not Processing.NONE:
         inputs["new_counts"] = Spec((1, shape.vocabulary), "int32", INPUT)
+    news = {
+        "tokens": "token",
+        "positions": "position",
+        "floats": "new_floats",
+        "integers": "new_integers",
+        "counts": "new_counts",
+    }
 
     def function(given: Tensors) -> dict[str, Tensor]:
-        floats, integers, length = given["new_floats"], given["new_integers"], given["length"]
-        scores = given["logits"].to(torch.float32)
-        if processing is Processing.NONE:
-            chosen, logprob = choose_greedy(scores, gathered)
-        else:
-            history = History(given["new_counts"], length.unsqueeze(1), given["last"].unsqueeze(1))
-            scores = process_rows(scores, history, floats, integers, strength, processing)
-            chosen, logprob = choose_rows(scores, history, integers)
-        here = torch.arange(shape.slots, dtype=torch.int32, device=scores.device) == given["slot"]
-        row = here.unsqueeze(1)
-        successor = {
-            "tokens": torch.where(here, chosen[:, 0], given["tokens"]),
-            "positions": torch.where(here, length, given["positions"]),
-            "floats": torch.where(row, floats, given["floats"]),
-            "integers": torch.where(row, integers, given["integers"]),
+        here = torch.arange(shape.slots, dtype=torch.int32, device=given["slot"].device) == given["slot"]
+        return {
+            name: torch.where(here if given[name].dim() == 1 else here.unsqueeze(1), given[new], given[name])
+            for name, new in news.items()
+            if name in rows
         }
-        if processing is not Processing.NONE:
-            counts = given["new_counts"] + one_hot(chosen, shape.vocabulary)
-            successor["counts"] = torch.where(row, counts, given["counts"])
-        return {**successor, "chosen": pack(chosen, logprob), "scores": scores}
 
     return Program(f"admit {processing.name.lower()}", function, {**rows, **inputs})
 
@@ -154,20 +199,20 @@ def forward(model: Any, shape: BatchShape, seen_length: int) -> Program:
     return Program(f"forward {seen_length}", function, {**cache, **read})
 
 
-def constrain(shape: BatchShape, rows: int) -> Program:
+def constrain(shape: BatchShape) -> Program:
     """Keeps all tokens but the allowed ones from being chosen, see `mask_disallowed`.
 
-    It takes `logits` [rows, vocabulary] and `allowed` [rows, words] int32, and returns `logits`.
+    It takes `logits` [slots, vocabulary] and `allowed` [slots, words] int32, and returns `constrained` logits.
     """
     arguments = {
-        "logits": Spec((rows, shape.vocabulary), shape.dtype, INPUT),
-        "allowed": Spec((rows, words(shape.vocabulary)), "int32", INPUT),
+        "logits": Spec((shape.slots, shape.vocabulary), shape.dtype, INPUT),
+        "allowed": Spec((shape.slots, words(shape.vocabulary)), "int32", INPUT),
     }
 
     def function(given: Tensors) -> dict[str, Tensor]:
         return {"constrained": mask_disallowed(given["logits"], given["allowed"])}
 
-    return Program(f"constrain {rows}", function, arguments)
+    return Program("constrain", function, arguments)
 
 
 def choose_next(shape: BatchShape, processing: Processing, strength: WatermarkStrength) -> Program:
@@ -198,18 +243,18 @@ def choose_next(shape: BatchShape, processing: Processing, strength: WatermarkSt
             successor["counts"] = counts + one_hot(chosen, shape.vocabulary)
         successor |= {
             "tokens": chosen[:, 0],
-            # A slot that is not live goes on computing into its own last place, which no request reads.
-            "positions": torch.clamp(given["positions"] + 1, max=shape.length - 1),
+            # Whoever is not live goes on up to the end of the slot and is parked behind it, where nothing is written.
+            "positions": torch.clamp(given["positions"] + 1, max=shape.length),
         }
         return {**successor, "chosen": pack(chosen, logprob), "scores": scores}
 
     return Program(f"choose {processing.name.lower()}", function, {**rows, **logits})
 
 
-def rank_tokens(shape: BatchShape, rows: int) -> Program:
-    """Finds the best tokens of each row of processed `scores` [rows, vocabulary].
+def rank_tokens(shape: BatchShape) -> Program:
+    """Finds the best tokens of each row of processed `scores` [slots, vocabulary].
 
-    It returns `ranked` [rows, 2 * MAX_RANKED]: tokens, best first, then their logprobs.
+    It returns `ranked` [slots, 2 * MAX_RANKED]: tokens, best first, then their logprobs.
     """
 
     def function(given: Tensors) -> dict[str, Tensor]:
@@ -217,38 +262,8 @@ def rank_tokens(shape: BatchShape, rows: int) -> Program:
         tokens, logprobs = rank(mark(given["scores"], EVERYWHERE), MAX_RANKED)
         return {"ranked": torch.cat([tokens.to(torch.float32), logprobs], dim=1)}
 
-    return Program(f"rank {rows}", function, {"scores": Spec((rows, shape.vocabulary), "float32", INPUT)})
-
-
-def score_prompt(model: Any, shape: BatchShape, bucket: int) -> Program:
-    """Finds the logprob of each token of a prompt, given those before it. It touches no state.
-
-    It takes `ids` [1, bucket] int32, padded at the end, and `adapter` as `prefill`; it returns `logprobs` [bucket - 1],
-    of tokens 1, 2, ...; those of padding mean nothing. Logits are made for HEAD_BLOCK rows at a time.
-    """
-    inputs = {"ids": Spec((1, bucket), "int32", INPUT)}
-    if shape.adapters:
-        inputs["adapter"] = SCALAR
-
-    def function(given: Tensors) -> dict[str, Tensor]:
-        ids = given["ids"]
-        adapters = {"adapters": given["adapter"]} if shape.adapters else {}
-        hidden = model.base_model(
-            input_ids=ids,
-            position_ids=torch.arange(bucket, dtype=torch.int32, device=ids.device).unsqueeze(0),
-            past_key_values=slot_cache([ids] * (2 * len(shape.layers)), ProbeAccess()),
-            use_cache=True,
-            **adapters,
-        ).last_hidden_state
-        found = []
-        for start in range(0, bucket - 1, HEAD_BLOCK):
-            end = min(start + HEAD_BLOCK, bucket - 1)
-            scores = model.logits_of(hidden[:, start:end], **adapters)[0].to(torch.float32)
-            chosen = torch.gather(scores, 1, ids[0, start + 1 : end + 1].to(torch.int64).unsqueeze(1))
-            found.append(chosen[:, 0] - torch.logsumexp(scores, dim=-1))
-        return {"logprobs": torch.cat(found)}
-
-    return Program(f"score prompt {bucket}", function, inputs)
+    scores = Spec((shape.slots, shape.vocabulary), "float32", INPUT)
+    return Program("rank", function, {"scores": scores})
 
 
 SCALAR = Spec((1,), "int32", INPUT)

@@ -41,6 +41,7 @@ class BatchShape:
         layout: of the cache on the device.
         dtype: of the cache and of logits, as Spec has it.
         adapters: the model takes the index of an adapter for each row.
+        chunk: tokens of the largest piece of a prompt, see `buckets.piece_shapes`.
     """
 
     slots: int
@@ -50,6 +51,7 @@ class BatchShape:
     layout: CacheLayout
     dtype: str
     adapters: bool = False
+    chunk: int = 128
 
     def with_layers(self, layers: "tuple[tuple[HeadsAndDim, HeadsAndDim], ...]") -> "BatchShape":
         """The same of a model with other layers."""
@@ -73,7 +75,8 @@ class BatchShape:
     def rows(self) -> dict[str, Spec]:
         """What a slot needs beside its cache, one row per slot.
 
-        tokens [slots]: the last chosen token, not yet in the cache; positions [slots]: where that token goes; floats
+        tokens [slots]: the last chosen token, not yet in the cache; positions [slots]: where that token goes, or the
+        length of a slot if the slot is parked, see `programs.seat`; floats
         and integers: the columns above; counts [slots, vocabulary]: how often each token occurs in prompt and output,
         not kept up to date while no live slot needs it, see `programs.choose_next`.
         """
@@ -104,6 +107,7 @@ def initial_rows(shape: BatchShape) -> dict[str, NDArray[Any]]:
     rows: dict[str, NDArray[Any]] = {
         name: np.zeros(spec.shape, dtype=spec.dtype) for name, spec in shape.rows().items()
     }
+    rows["positions"][:] = shape.length
     rows["floats"][:] = float_parameters(neutral)
     rows["integers"][:] = integer_parameters(neutral)
     return rows

@@ -37,7 +37,12 @@ from text_generation_server.runtime.compiler import Compiler
 from text_generation_server.runtime.executable import Executable
 from text_generation_server.runtime.mesh import Buffer, DeviceMesh, open_mesh
 from text_generation_server.sampling.parameters import WatermarkStrength
-from text_generation_server.settings import CPU_BATCH_SIZE, DEFAULT_HANG_SECONDS
+from text_generation_server.settings import (
+    ACCELERATOR_CHUNK,
+    CPU_BATCH_SIZE,
+    CPU_CHUNK,
+    DEFAULT_HANG_SECONDS,
+)
 from text_generation_server.telemetry import log_progress
 from text_generation_server.text.tokenizer import ModelTokenizer
 
@@ -60,6 +65,8 @@ class EngineOptions:
         adapters: name, as requests have it, and directory of each LoRA adapter.
         skip_warmup: compile each program when it is first needed, for debugging.
         hang_seconds: after so long a call of the device counts as hanging.
+        prefill_chunk: tokens of the largest piece of a prompt, one of CHUNKS; None for CPU_CHUNK on a CPU, else
+            ACCELERATOR_CHUNK.
         layout: of the cache; None for what the device wants.
         chips: over how many the model is split; None for all of this host.
     """
@@ -73,6 +80,7 @@ class EngineOptions:
     adapters: Sequence[tuple[str, Path]] = ()
     skip_warmup: bool = False
     hang_seconds: float = DEFAULT_HANG_SECONDS
+    prefill_chunk: int | None = None
     layout: CacheLayout | None = None
     chips: int | None = None
 
@@ -275,6 +283,7 @@ class EngineLoader:
             layout=self._layout,
             dtype=self.dtype,
             adapters=bool(self._adapters),
+            chunk=self.options.prefill_chunk or (CPU_CHUNK if self.mesh.is_cpu else ACCELERATOR_CHUNK),
         )
 
     def info(self, shape: BatchShape) -> EngineInfo:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionMaskInterface, Cache
 from transformers.masking_utils import sliding_window_causal_mask_function
 
-from text_generation_server.engine.attention import build_mask
+from text_generation_server.engine.attention import build_mask, rows_of_pieces
 from text_generation_server.model.served import decoder_of
 
 IMPLEMENTATION = "static_slots_added"
@@ -71,6 +71,7 @@ class StaticView(Cache):
         keys, values = self._cache.update(key_states, value_states, layer_idx, *arguments, **keywords)
         if not self._own:
             return keys, values
+        keys, values = rows_of_pieces(keys), rows_of_pieces(values)
         return heads_first(keys, key_states), heads_first(values, value_states)
 
     def get_query_offset(self, layer_idx: int = 0) -> Any:

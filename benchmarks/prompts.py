@@ -1,0 +1,26 @@
+"""Prompts of measurements, and how they get into slots."""
+
+from collections.abc import Sequence
+
+from text_generation_server.engine.contract import Engine
+from text_generation_server.sampling.parameters import SamplingParameters
+
+
+def prefill(
+    engine: Engine,
+    slot: int,
+    token_ids: Sequence[int],
+    sampling: SamplingParameters,
+    *,
+    ranked: bool = False,
+    scored: bool = False,
+    adapter: str | None = None,
+) -> None:
+    """Fills a slot with a whole prompt and waits for it; no other slot may be filling."""
+    is_live = engine.fill(slot, token_ids, sampling, ranked=ranked, scored=scored, adapter=adapter)
+    pieces = []
+    while not is_live:
+        pieces.append(engine.extend())
+        is_live = slot in pieces[-1].completed
+    for piece in pieces:
+        piece.read()

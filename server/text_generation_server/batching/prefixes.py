@@ -1,0 +1,109 @@
+"""Which tokens each slot holds, so that a prompt need not be computed again where its beginning is at hand."""
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from text_generation_server.engine.contract import Prefix
+
+WORTH_WAITING = 64
+"""A prompt waits for another one that is being filled if it will find that many tokens more then."""
+
+WORTH_KEEPING = 16
+"""A free slot that holds fewer tokens behind a shared beginning is given away instead of being copied."""
+
+
+class PrefixIndex:
+    """The tokens in the cache, by slot, whether it is live, filling or free.
+
+    A table and not a tree: there is nothing to keep in order when slots are given away, and comparing is quick
+    (docs/prompts.md).
+
+    Attributes:
+        hits, hit_tokens: prompts that began with what a slot held, and how many tokens that were.
+    """
+
+    def __init__(self, slots: int, max_length: int) -> None:
+        self._tokens: NDArray[np.int32] = np.zeros((slots, max_length), np.int32)
+        self._held = np.zeros(slots, np.int64)
+        self._promised = np.zeros(slots, np.int64)
+        self._next = np.zeros(slots, np.int64)
+        self._adapters: list[str | None] = [None] * slots
+        self._touched = [0] * slots
+        self._clock = 0
+        self.hits = 0
+        self.hit_tokens = 0
+
+    def longest(self, token_ids: Sequence[int], adapter: str | None) -> Prefix | None:
+        """The slot that holds most of the beginning of a prompt, computed with the same adapter; None if none does.
+
+        The last token of a prompt never counts: the model has to run on it.
+        """
+        slot, length = self._best(token_ids, adapter, self._held)
+        return Prefix(slot, length) if length else None
+
+    def is_worth_waiting(self, token_ids: Sequence[int], adapter: str | None) -> bool:
+        """Whether much more of the beginning will be at hand when the slots that are filling have their prompts."""
+        now = self._best(token_ids, adapter, self._held)[1]
+        return self._best(token_ids, adapter, self._promised)[1] >= now + WORTH_WAITING
+
+    def choose(self, free: Collection[int], prefix: Prefix | None) -> int:
+        """The free slot that should be given away: the one whose tokens were of no use for the longest time.
+
+        The slot of the prefix itself, if it is free and would lose hardly anything.
+        """
+        if prefix is not None and prefix.slot in free:
+            if self._held[prefix.slot] - prefix.length < WORTH_KEEPING or len(free) == 1:
+                return prefix.slot
+            free = [slot for slot in free if slot != prefix.slot]
+        return min(free, key=lambda slot: (self._touched[slot], slot))
+
+    def begin(self, slot: int, token_ids: Sequence[int], adapter: str | None, prefix: Prefix | None) -> None:
+        """The slot is to hold this prompt, and holds the prefix already."""
+        count = len(token_ids)
+        self._tokens[slot, :count] = token_ids
+        self._held[slot] = prefix.length if prefix is not None else 0
+        self._promised[slot] = count - 1
+        self._next[slot] = count
+        self._adapters[slot] = adapter
+        self._touch(slot)
+        if prefix is not None:
+            self.hits += 1
+            self.hit_tokens += prefix.length
+            self._touch(prefix.slot)
+
+    def extended(self, slot: int, held: int) -> None:
+        """So much of its prompt is in the slot."""
+        self._held[slot] = held
+
+    def chose(self, slot: int, token_id: int) -> None:
+        """A step wrote the token before this one."""
+        place = self._next[slot]
+        self._held[slot] = self._promised[slot] = place
+        if place < self._tokens.shape[1]:
+            self._tokens[slot, place] = token_id
+            self._next[slot] = place + 1
+
+    def released(self, slot: int) -> None:
+        """No more comes to what the slot holds."""
+        self._promised[slot] = self._held[slot]
+        self._touch(slot)
+
+    def _touch(self, slot: int) -> None:
+        self._clock += 1
+        self._touched[slot] = self._clock
+
+    def _best(
+        self, token_ids: Sequence[int], adapter: str | None, lengths: NDArray[np.int64]
+    ) -> tuple[int, int]:
+        """A slot, and how many of the first tokens it has in common with the prompt."""
+        wanted = np.asarray(token_ids[:-1], np.int32)
+        if not len(wanted) or not lengths.any():
+            return 0, 0
+        differs = self._tokens[:, : len(wanted)] != wanted
+        common = np.where(differs.any(axis=1), differs.argmax(axis=1), len(wanted))
+        common = np.minimum(common, lengths)
+        common[[held_for != adapter for held_for in self._adapters]] = 0
+        best = int(common.argmax())
+        return best, int(common[best])

@@ -1,0 +1,89 @@
+"""Prompts on their way into the slots: who gets which slot, what it begins with, and one piece after the other."""
+
+from collections.abc import Iterable
+
+from text_generation_server.batching.clock import Clock
+from text_generation_server.batching.prefixes import PrefixIndex
+from text_generation_server.batching.request_state import RequestState, State
+from text_generation_server.batching.slots import SlotTable
+from text_generation_server.batching.steps_in_flight import PieceInFlight, StepsInFlight
+from text_generation_server.engine.contract import Engine
+
+PIECES_IN_FLIGHT = 2
+"""Pieces that are started and not read while no request runs: as with steps, the next one is there when one ends."""
+
+
+class Prompts:
+    """Fills slots with the prompts of requests that wait."""
+
+    def __init__(self, engine: Engine, slots: SlotTable, in_flight: StepsInFlight) -> None:
+        self._engine = engine
+        self._adapters = engine.info.adapters
+        self._slots = slots
+        self._in_flight = in_flight
+        self.prefixes = PrefixIndex(engine.info.batch_size, engine.info.max_length)
+
+    def seat(self, waiting: Iterable[RequestState], clock: Clock) -> None:
+        """Gives free slots to those who wait, in that order, as far as there are any.
+
+        A request is passed over while another one with the same beginning is being filled: it will find it there.
+        """
+        for row in waiting:
+            free = self._slots.free_slots
+            if not free:
+                return
+            adapter, prompt = self._adapter_of(row), row.prompt_ids
+            scored = row.prompt_logprobs is not None
+            if not scored and self.prefixes.is_worth_waiting(prompt, adapter):
+                continue
+            # Logprobs need the whole prompt to be computed.
+            prefix = None if scored else self.prefixes.longest(prompt, adapter)
+            slot = self.prefixes.choose(free, prefix)
+            self._slots.take(row, slot)
+            with clock.forward():
+                is_live = self._engine.fill(
+                    slot,
+                    prompt,
+                    row.request.sampling,
+                    ranked=row.request.top_n_tokens > 0,
+                    scored=scored,
+                    adapter=adapter,
+                    prefix=prefix,
+                )
+            self.prefixes.begin(slot, prompt, adapter, prefix)
+            if is_live:
+                row.run()
+
+    def extend(self, clock: Clock) -> None:
+        """Starts a piece, if a prompt is not complete. While a request runs no piece follows another without a step."""
+        holders = self._slots.owners()
+        owners = {slot: owner for slot, owner in holders.items() if owner.state is State.PREFILLING}
+        somebody_runs = any(owner.wants_token for owner in holders.values())
+        if somebody_runs and self._in_flight.ends_with_piece:
+            return
+        if not owners or self._in_flight.pieces >= PIECES_IN_FLIGHT:
+            return
+        with clock.forward():
+            piece = self._engine.extend()
+        for slot, held in piece.held.items():
+            self.prefixes.extended(slot, held)
+        for slot in piece.completed:
+            owners[slot].run()
+        self._in_flight.add_piece(piece, {slot: owners[slot] for slot in piece.held})
+
+    def read(self, entry: PieceInFlight, clock: Clock) -> None:
+        """Waits for a piece."""
+        with clock.forward():
+            logprobs = entry.pending.read()
+        for slot, owner in self._slots.still_live(entry.owners).items():
+            if owner.prompt_logprobs is not None:
+                owner.prompt_logprobs += logprobs.get(slot, ())
+
+    def release(self, slot: int) -> None:
+        """The slot is free; what it holds stays at hand."""
+        self.prefixes.released(slot)
+        self._engine.release(slot)
+
+    def _adapter_of(self, row: RequestState) -> str | None:
+        named = row.request.adapter_id
+        return named if named in self._adapters else None
