@@ -1,6 +1,7 @@
 """One model on several chips answers as on one; the chips are virtual devices of the CPU (see `tests/conftest.py`)."""
 
 import random
+import re
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from support.driver import Driver
 from text_generation_server.engine.sharding import CacheSplit, Partition
 from text_generation_server.errors import InvalidSettingError
 from text_generation_server.loading.weights import load_weights
+from text_generation_server.model.memory import PROGRAMS_GUESS
 from text_generation_server.runtime.mesh import DeviceMesh, open_mesh
 
 CHANCE = random.Random(9)
@@ -116,4 +118,17 @@ def test_each_chip_needs_its_part_of_the_memory(directory: Path) -> None:
     assert one.weights / 4 < four.weights < one.weights / 3.5
     assert (four.position, four.slot) == (one.position // 4, one.slot // 4)
     assert four.largest_batch(four.total(7, 64) * 2, 64) % 4 == 0
-    assert "on each of 4 chips" in four.refusal(1, 4, 64) or "each of 4 chips has" in four.refusal(1, 4, 64)
+    message = four.refusal(round(four.total(4, 64) / (1 - PROGRAMS_GUESS)) + 1, 8, 64)
+    assert "and each of 4 chips has" in message
+    assert "HF_BATCH_SIZE=4 with this length" in message
+
+
+def test_a_model_larger_than_all_chips_is_refused_with_how_many_would_hold_it(directory: Path) -> None:
+    need = engines.loader(directory, batch_size=4, max_length=64, chips=4).memory_need()
+    memory = need.weights // 2
+    message = need.refusal(memory, 4, 64)
+    (chips,) = re.findall(
+        r"each of 4 chips has .* for all of it: at least (\d+) such chips \(--num-shard\), --quantize int8 or",
+        message,
+    )
+    assert int(chips) * need.usable(memory) >= 4 * need.weights > (int(chips) - 1) * need.usable(memory)

@@ -64,9 +64,15 @@ class MemoryNeed:
         batch, longest = self.largest_batch(memory, length), self.largest_length(memory, batch_size)
         fitting = [f"HF_BATCH_SIZE={batch} with this length"] if batch else []
         fitting += [f"HF_SEQUENCE_LENGTH={longest} with this batch size"] if longest else []
-        advice = (
-            " or ".join(fitting) or "HF_BATCH_SIZE=1 and a shorter HF_SEQUENCE_LENGTH, or a smaller model,"
-        )
+        usable = self.usable(memory)
+        if fitting:
+            advice = " or ".join(fitting)
+        elif 0 < usable <= self.weights:
+            chips = -(-self.weights * self.chips // usable)
+            advice = f"at least {chips} such chips (--num-shard), --quantize int8 or a smaller model"
+        else:
+            shorter = f"HF_BATCH_SIZE={self.multiple} and a shorter HF_SEQUENCE_LENGTH"
+            advice = f"{shorter}, --quantize int8 or a smaller model"
         return f"{asked}, and {self.device} has {gibibytes(memory)} for all of it: {advice} would fit"
 
     @property
