@@ -15,8 +15,8 @@ from pathlib import Path
 from loguru import logger
 from tokenizers import Tokenizer
 
+from benchmarks.prompts import prefill
 from benchmarks.report import table
-from text_generation_server.engine.contract import Engine
 from text_generation_server.loading.engine import EngineLoader, EngineOptions
 from text_generation_server.model.quantisation.scheme import MADE
 from text_generation_server.runtime.cache import ProgramCache
@@ -42,19 +42,6 @@ def text() -> str:
     return "\n".join(topics[name] for name in CHAPTERS)
 
 
-def logprobs_of(engine: Engine, tokens: list[int]) -> list[float]:
-    """Of each token but the first, given those before it."""
-    engine.release(0)
-    engine.fill(0, tokens, SamplingParameters(), scored=True)
-    found: list[float] = []
-    piece = engine.extend()
-    found += piece.read().get(0, ())
-    while not piece.completed:
-        piece = engine.extend()
-        found += piece.read().get(0, ())
-    return found
-
-
 def perplexity(model: Path, quantize: str | None, tokens: list[int]) -> float:
     options = EngineOptions(
         batch_size=1,
@@ -68,7 +55,10 @@ def perplexity(model: Path, quantize: str | None, tokens: list[int]) -> float:
         engine = EngineLoader(model, options, ProgramCache(Path(directory))).load()
         # One less: a prompt leaves room for a token.
         pieces = [tokens[start : start + PIECE - 1] for start in range(0, len(tokens), PIECE - 1)]
-        scores = [score for piece in pieces if len(piece) > 1 for score in logprobs_of(engine, piece)]
+        scores = []
+        for piece in pieces:
+            engine.release(0)
+            scores += prefill(engine, 0, piece, SamplingParameters(), scored=True)
     return math.exp(-sum(scores) / len(scores))
 
 

@@ -15,12 +15,14 @@ def prefill(
     ranked: bool = False,
     scored: bool = False,
     adapter: str | None = None,
-) -> None:
-    """Fills a slot with a whole prompt and waits for it; no other slot may be filling."""
+) -> list[float]:
+    """Fills a slot with a whole prompt and waits for it; no other slot may be filling.
+
+    Returns the logprob of each token but the first, if `scored`; else nothing.
+    """
     is_live = engine.fill(slot, token_ids, sampling, ranked=ranked, scored=scored, adapter=adapter)
     pieces = []
     while not is_live:
         pieces.append(engine.extend())
         is_live = slot in pieces[-1].completed
-    for piece in pieces:
-        piece.read()
+    return [logprob for piece in pieces for logprob in piece.read().get(slot, ())]

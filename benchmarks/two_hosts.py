@@ -75,11 +75,10 @@ def loaded(model: Path, rank: int, coordinator: str) -> Any:
 
 
 def answer(engine: Any, prompt: list[int], count: int) -> list[int]:
+    from benchmarks.prompts import prefill
     from text_generation_server.sampling.parameters import SamplingParameters
 
-    is_live = engine.fill(0, prompt, SamplingParameters())
-    while not is_live:
-        is_live = bool(engine.extend().completed)
+    prefill(engine, 0, prompt, SamplingParameters())
     pending = [engine.start_step().choose() for _ in range(count)]
     engine.release(0)
     return [token.token_id for each in pending for token in each.read()[0]]

@@ -18,7 +18,7 @@ class PrefixIndex:
     """The tokens in the cache, by slot, whether it is live, filling or free.
 
     A table and not a tree: there is nothing to keep in order when slots are given away, and comparing is quick
-    (docs/prompts.md).
+    (`benchmarks.prompt_speed` prints how quick).
 
     Attributes:
         hits, hit_tokens: prompts that began with what a slot held, and how many tokens that were.
@@ -40,13 +40,15 @@ class PrefixIndex:
 
         The last token of a prompt never counts: the model has to run on it.
         """
-        slot, length = self._best(token_ids, adapter, self._held)
-        return Prefix(slot, length) if length else None
+        common = np.minimum(self._common(token_ids, adapter), self._held)
+        slot = int(common.argmax())
+        return Prefix(slot, int(common[slot])) if common[slot] else None
 
     def is_worth_waiting(self, token_ids: Sequence[int], adapter: str | None) -> bool:
         """Whether much more of the beginning will be at hand when the slots that are filling have their prompts."""
-        now = self._best(token_ids, adapter, self._held)[1]
-        return self._best(token_ids, adapter, self._promised)[1] >= now + WORTH_WAITING
+        common = self._common(token_ids, adapter)
+        now, then = (int(np.minimum(common, lengths).max()) for lengths in (self._held, self._promised))
+        return then >= now + WORTH_WAITING
 
     def choose(self, free: Collection[int], prefix: Prefix | None) -> int:
         """The free slot that should be given away: the one whose tokens were of no use for the longest time.
@@ -94,16 +96,11 @@ class PrefixIndex:
         self._clock += 1
         self._touched[slot] = self._clock
 
-    def _best(
-        self, token_ids: Sequence[int], adapter: str | None, lengths: NDArray[np.int64]
-    ) -> tuple[int, int]:
-        """A slot, and how many of the first tokens it has in common with the prompt."""
+    def _common(self, token_ids: Sequence[int], adapter: str | None) -> NDArray[np.int64]:
+        """How many of the first tokens of the prompt, without its last, stand in each slot's row, held or not."""
         wanted = np.asarray(token_ids[:-1], np.int32)
-        if not len(wanted) or not lengths.any():
-            return 0, 0
         differs = self._tokens[:, : len(wanted)] != wanted
-        common = np.where(differs.any(axis=1), differs.argmax(axis=1), len(wanted))
-        common = np.minimum(common, lengths)
+        # The first difference; a difference behind the end for rows that have none.
+        common: NDArray[np.int64] = np.pad(differs, ((0, 0), (0, 1)), constant_values=True).argmax(axis=1)
         common[[held_for != adapter for held_for in self._adapters]] = 0
-        best = int(common.argmax())
-        return best, int(common[best])
+        return common

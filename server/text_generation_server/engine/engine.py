@@ -205,13 +205,16 @@ class StaticBatchEngine:
         # A slot may have been released since the step was started.
         processing = max((slot.processing for slot in self._live.values()), default=Processing.NONE)
         results = self._run(f"choose {processing.name.lower()}", {"logits": logits})
-        wants = [(slot, slot, live.ranked) for slot, live in self._live.items()]
+        wants = {slot: live.ranked for slot, live in self._live.items()}
         best = None
-        if any(wanted for *_, wanted in wants):
+        if any(wants.values()):
             best = self._run("rank", {"scores": results["scores"]})["ranked"]
         for live in self._live.values():
             live.position += 1
-        return self._pending(results["chosen"], best, wants)
+        self._watch_compilations()
+        pending = PendingRows(self._device, self._watch, results["chosen"], best, wants)
+        self._last = pending
+        return pending
 
     def release(self, slot: int) -> None:
         # What an unfinished prompt has in the cache stays there, as that of a finished one does.
@@ -245,14 +248,6 @@ class StaticBatchEngine:
             else:
                 outputs[key] = result
         return outputs
-
-    def _pending(
-        self, packed: Buffer, ranked: Buffer | None, rows: Sequence[tuple[int, int, bool]]
-    ) -> PendingRows:
-        self._watch_compilations()
-        pending = PendingRows(self._device, self._watch, packed, ranked, rows)
-        self._last = pending
-        return pending
 
     def _check_fill(self, slot: int, token_ids: Sequence[int], scored: bool, prefix: Prefix | None) -> None:
         """Raises what `contract.Engine.fill` says."""

@@ -27,22 +27,21 @@ class PendingRows:
         watch: DeviceWatch,
         packed: Buffer,
         ranked: Buffer | None,
-        rows: Sequence[tuple[int, int, bool]],
+        wants: Mapping[int, bool],
     ) -> None:
-        """`rows`: for each slot that was live, the slot, its row in the results, and whether it wants alternatives."""
+        """`wants`: for each slot that was live, whether it wants alternatives; a slot is its row in the results."""
         self.packed = packed
         self._device = device
         self._watch = watch
         self._ranked = ranked
-        self._rows: Sequence[tuple[int, int, bool]] | None = rows
+        self._wants = wants
         device.start_reading(packed)
         if ranked is not None:
             device.start_reading(ranked)
 
     def read(self) -> ChosenTokens:
-        if self._rows is None:
+        if self.packed is None:
             raise RuntimeError("The outcome of a program may be read once; it was read before.")
-        rows, self._rows = self._rows, None
         with self._watch.waiting():
             packed = self._device.read(self.packed)
             ranked = None if self._ranked is None else self._device.read(self._ranked)
@@ -52,10 +51,10 @@ class PendingRows:
         return {
             slot: (
                 chosen_token(
-                    token_ids[row], logprobs[row], ranked[row] if wants and ranked is not None else None
+                    token_ids[slot], logprobs[slot], ranked[slot] if wanted and ranked is not None else None
                 ),
             )
-            for slot, row, wants in rows
+            for slot, wanted in self._wants.items()
         }
 
 

@@ -9,9 +9,7 @@ from torch import Tensor
 from torch_xla import _XLAC
 
 from text_generation_server.engine import kernels  # noqa: F401 - defines the operations
-
-PREFIX = "tpu_tgi."
-"""Of the name of a call, before that of the kernel."""
+from text_generation_server.lowering.lowered import KERNEL
 
 
 def call(
@@ -19,7 +17,7 @@ def call(
 ) -> Tensor:
     """Records a call of the kernel; `options` travel as JSON beside its arguments."""
     results: list[Tensor] = _XLAC._xla_custom_call(
-        list(arguments), PREFIX + name, [list(shape)], [dtype], False, json.dumps(options), 0, {}
+        list(arguments), KERNEL + name, [list(shape)], [dtype], False, json.dumps(options), 0, {}
     )
     return results[0]
 

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 Source = Literal["argument", "weight", "constant"]
 
+KERNEL = "tpu_tgi."
+"""What the targets of the calls in `stablehlo` that stand for `engine.kernels` begin with, before a kernel's name."""
+
 MARK = "tpu_tgi.mark"
 """The target of the calls in `stablehlo` that stand for `engine.marks`; `backend_config` has the mark's name."""
 

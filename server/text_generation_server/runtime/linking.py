@@ -12,10 +12,8 @@ from jax.interpreters import mlir
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import func
 
+from text_generation_server.lowering.lowered import KERNEL
 from text_generation_server.runtime.kernels import KERNELS
-
-PREFIX = "tpu_tgi."
-"""As in `lowering.kernels`."""
 
 DTYPES = (
     "bool", "int8", "int32", "int64", "float16", "bfloat16", "float32", "float8_e4m3fn", "float8_e5m2"
@@ -33,7 +31,7 @@ def link(module: Any) -> None:
         if operation.name != "stablehlo.custom_call":
             continue
         target = ir.StringAttr(operation.attributes["call_target_name"]).value
-        if not target.startswith(PREFIX):
+        if not target.startswith(KERNEL):
             continue
         options = ir.StringAttr(operation.attributes["backend_config"]).value
         types = [str(operand.type) for operand in operation.operands]
@@ -43,7 +41,7 @@ def link(module: Any) -> None:
                 jax.ShapeDtypeStruct(tuple(kind.shape), dtypes[str(kind.element_type)])
                 for kind in (ir.RankedTensorType(operand.type) for operand in operation.operands)
             ]
-            kernel = partial(KERNELS[target.removeprefix(PREFIX)], **json.loads(options))
+            kernel = partial(KERNELS[target.removeprefix(KERNEL)], **json.loads(options))
             functions[key] = add_function(module, f"{target}.{len(functions)}", kernel, arguments)
         with ir.InsertionPoint(operation), operation.location:
             call = func.CallOp(

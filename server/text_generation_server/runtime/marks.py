@@ -7,12 +7,12 @@ from jaxlib.mlir.dialects import sdy
 
 from text_generation_server.engine.sharding import AXES, Partition, Sharding
 from text_generation_server.lowering.lowered import MARK
+from text_generation_server.runtime.linking import operations
 
 
 def resolve_marks(module: Any, sharding: Sharding) -> None:
     """Replaces each mark by the constraints that it stands for, in turn. To be called in the module's context."""
-    functions = (function for function in module.body if function.operation.name == "func.func")
-    for operation in [each.operation for function in functions for each in function.regions[0].blocks[0]]:
+    for operation in list(operations(module.body)):
         if operation.name != "stablehlo.custom_call":
             continue
         if ir.StringAttr(operation.attributes["call_target_name"]).value != MARK:
@@ -30,8 +30,7 @@ def pass_by_joins(module: Any) -> None:
     """Takes a part of what was joined from what it was joined of: joined along a split dimension, it would have to be
     gathered. To be called in the module's context.
     """
-    functions = (function for function in module.body if function.operation.name == "func.func")
-    for operation in [each.operation for function in functions for each in function.regions[0].blocks[0]]:
+    for operation in list(operations(module.body)):
         if operation.name != "stablehlo.slice":
             continue
         joined = operation.operands[0].owner
