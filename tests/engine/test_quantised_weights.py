@@ -55,6 +55,32 @@ def test_greedy_tokens_are_those_of_the_dequantised_weights(
         torch.testing.assert_close(run.logprobs, expected.logprobs, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("recipe", ["gpt_oss", "mixtral", "qwen3_moe"])
+def test_experts_in_int8_give_the_tokens_of_the_dequantised_weights(recipe: str, tmp_path: Path) -> None:
+    checkpoint = save(recipe, tmp_path / "model")
+    reference = AutoModelForCausalLM.from_pretrained(dequantised(checkpoint, tmp_path / "oracle", "int8"))
+    for chips in (1, 2):
+        loader = engines.loader(
+            checkpoint, batch_size=2, max_length=LENGTH, quantize="int8", chips=chips, skip_warmup=True
+        )
+        driver = Driver(loader.load())
+        runs = [driver.join(slot, prompt) for slot, prompt in enumerate(PROMPTS[1:])]
+        driver.step(COUNT)
+        for run, prompt in zip(runs, PROMPTS[1:], strict=True):
+            assert run.tokens == generate(reference, prompt, COUNT).tokens
+        matrices = [
+            spec for name, spec in loader.description.weights.items() if name.endswith("experts.down")
+        ]
+        assert {spec.dtype for spec in matrices} == {"int8"}
+
+
+def test_experts_in_fp8_are_refused_with_what_works(tmp_path: Path) -> None:
+    with pytest.raises(
+        UnsupportedModelError, match=r"MixtralForCausalLM has experts, .* use --quantize int8"
+    ):
+        engines.loader(save("mixtral", tmp_path), quantize="fp8")
+
+
 @pytest.mark.parametrize("chips", [2, 4])
 def test_several_chips_share_weights_in_fewer_bits(chips: int, tmp_path: Path) -> None:
     checkpoint = save("llama", tmp_path / "model")

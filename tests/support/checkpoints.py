@@ -52,6 +52,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": WINDOW},
     "gpt_neox": {},
     "gpt_neox_japanese": {"intermediate_multiple_size": 2},
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, **SLIDING},
     "gptj": {"rotary_dim": 8},
     "granite": {
         "embedding_multiplier": 2.0,
@@ -60,6 +61,14 @@ RECIPES: dict[str, dict[str, Any]] = {
         "logits_scaling": 2.0,
     },
     "granite_swa": SLIDING,
+    "granitemoe": {
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "embedding_multiplier": 2.0,
+        "attention_multiplier": 0.3,
+        "residual_multiplier": 0.7,
+        "logits_scaling": 2.0,
+    },
     "helium": {},
     "hunyuan_v1_dense": {},
     "hyperclovax": {
@@ -96,12 +105,15 @@ RECIPES: dict[str, dict[str, Any]] = {
         }
     },
     "mistral": {"sliding_window": WINDOW},
+    # A window that is exceeded, two experts of four.
+    "mixtral": {"num_local_experts": 4, "sliding_window": WINDOW},
     "mpt": {"max_seq_len": 128},
     "nanochat": {},
     "nemotron": {"partial_rotary_factor": 0.5},
     "olmo": {"clip_qkv": 1.5},
     "olmo2": {},
     "olmo3": SLIDING,
+    "olmoe": {"num_experts": 6, "num_experts_per_tok": 3},
     "opt": {"ffn_dim": 96, "word_embed_proj_dim": 64},
     "opt projected": {"ffn_dim": 96, "word_embed_proj_dim": 32, "do_layer_norm_before": False},
     "persimmon": {"partial_rotary_factor": 0.5, "qk_layernorm": True},
@@ -113,7 +125,22 @@ RECIPES: dict[str, dict[str, Any]] = {
         "max_window_layers": 1,
         "layer_types": ["full_attention", "sliding_attention"],
     },
+    "qwen2_moe": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48,
+        "shared_expert_intermediate_size": 96,
+        "mlp_only_layers": [0],
+        "num_hidden_layers": 3,
+    },
     "qwen3": {},
+    # So many experts that the few tokens of a step choose some of them only.
+    "qwen3_moe": {
+        "num_experts": 16,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "norm_topk_prob": True,
+    },
     "seed_oss": {"attention_bias": True},
     "smollm3": {"no_rope_layers": [1, 0], "use_sliding_window": True, **SLIDING},
     "stablelm": {"partial_rotary_factor": 0.25, "use_qkv_bias": True},

@@ -46,6 +46,12 @@ def dequantised(checkpoint: Path, directory: Path, quantize: str) -> Path:
         outputs_first = isinstance(layer, torch.nn.Linear)
         made = MADE[quantize](weight if outputs_first else weight.T)
         layer.weight.data = (made if outputs_first else made.T).contiguous()
+    for name, parameter in model.named_parameters():
+        if name.endswith(("gate_up_proj", "down_proj")):
+            # Of experts, [experts, outputs, inputs]; those of gpt-oss the other way round.
+            turned = model.config.model_type == "gpt_oss"
+            matrices = [MADE[quantize](each.T if turned else each) for each in parameter.data]
+            parameter.data = torch.stack([each.T if turned else each for each in matrices])
     model.save_pretrained(directory)
     return directory
 

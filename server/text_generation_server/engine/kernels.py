@@ -4,8 +4,10 @@
 a program is compiled.
 
 They need what torch has no word for: a slice whose start is only known when the program runs, and a loop that ends
-when the longest prompt ends.
+when the longest prompt ends, or the last expert that was chosen is computed.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -17,6 +19,11 @@ torch.library.define(
     "tpu_tgi::attend_pieces",
     "(Tensor query, Tensor keys, Tensor values, Tensor mask, Tensor slots, Tensor ends, int key_value_heads, "
     "float? softcap, Tensor? sinks) -> Tensor",
+)
+torch.library.define(
+    "tpu_tgi::experts",
+    "(Tensor hidden, Tensor chosen, Tensor weights, Tensor[] parameters, str[] names, bool inputs_first, "
+    "str activation, float alpha, float limit) -> Tensor",
 )
 
 
@@ -60,3 +67,41 @@ def attend_pieces(
         query, keys, values, mask, slots, ends, key_value_heads, softcap, sinks
     )
     return mixed
+
+
+def experts(
+    hidden: Tensor,
+    chosen: Tensor,
+    weights: Tensor,
+    parameters: Mapping[str, Tensor],
+    inputs_first: bool,
+    activation: str,
+    alpha: float,
+    limit: float,
+) -> Tensor:
+    """What the chosen experts make of each token; no token's result depends on the others.
+
+    Args:
+        hidden: [tokens, hidden].
+        chosen, weights: [tokens, k], integers and floats.
+        parameters: by name, with the experts as first dimension: "gate" and "up" [experts, hidden, width] if
+            `inputs_first`, else [experts, width, hidden]; "down" [experts, width, hidden]. There may be "gate_bias",
+            "up_bias" [experts, width] and "down_bias" [experts, hidden], and for matrices in int8 one scale for each
+            output: "gate_scales", "up_scales" and "down_scales", of the shapes of the biases.
+        activation, alpha, limit: see `engine.experts.Gating`.
+
+    Returns:
+        [tokens, hidden] in the dtype of `hidden`.
+    """
+    computed: Tensor = torch.ops.tpu_tgi.experts(
+        hidden,
+        chosen.to(torch.int32),
+        weights.to(torch.float32),
+        list(parameters.values()),
+        list(parameters),
+        inputs_first,
+        activation,
+        alpha,
+        limit,
+    )
+    return computed

@@ -19,6 +19,7 @@ from text_generation_server.loading.layers import LayerReader
 from text_generation_server.model.checkpoint import Checkpoint, OpenCheckpoint
 from text_generation_server.model.description import ModelDescription, WeightSpec
 from text_generation_server.model.quantisation.stored import StoredLayers
+from text_generation_server.model.stacked import read_stacked
 from text_generation_server.runtime.mesh import Buffer, DeviceMesh
 
 NUMBERS = ("F64", "F32", "F16", "BF16")
@@ -35,21 +36,27 @@ def check_tensors(
         if weight.part not in (None, "weight"):
             continue  # It comes from the same tensor.
         # Groups of inputs are one dimension more.
-        shape = weight.shape if weight.part is None else (math.prod(weight.shape[:-1]), weight.shape[-1])
-        wanted = tuple(reversed(shape)) if weight.transposed else shape
-        layer = stored.get(weight.source) if stored else None
-        given = layer.shape if layer else checkpoint.shapes[weight.source]
-        kind = NUMBERS[0] if layer else checkpoint.kind(weight.source)
-        if given != wanted:
-            raise UnsupportedModelError(
-                f"the weights in {checkpoint.directory} do not fit config.json: {weight.source} has the shape "
-                f"{list(given)}, and {description.model_class} needs {list(wanted)} for {name}"
-            )
-        if kind not in NUMBERS:
-            raise UnsupportedModelError(
-                f"the weights in {checkpoint.directory} cannot be loaded: {weight.source} is of type {kind}, and only "
-                f"{', '.join(NUMBERS)} are read"
-            )
+        is_grouped = weight.part is not None and weight.stacked is None
+        shape = (math.prod(weight.shape[:-1]), weight.shape[-1]) if is_grouped else weight.shape
+        if weight.stacked is not None:
+            matrix = shape[:0:-1] if weight.transposed else shape[1:]
+            wanted = weight.stacked.tensor_shape(shape[0], matrix)
+        else:
+            wanted = tuple(reversed(shape)) if weight.transposed else shape
+        for tensor in weight.stacked.tensors if weight.stacked else (weight.source,):
+            layer = stored.get(tensor) if stored else None
+            given = layer.shape if layer else checkpoint.shapes[tensor]
+            kind = NUMBERS[0] if layer else checkpoint.kind(tensor)
+            if given != wanted:
+                raise UnsupportedModelError(
+                    f"the weights in {checkpoint.directory} do not fit config.json: {tensor} has the shape "
+                    f"{list(given)}, and {description.model_class} needs {list(wanted)} for {name}"
+                )
+            if kind not in NUMBERS:
+                raise UnsupportedModelError(
+                    f"the weights in {checkpoint.directory} cannot be loaded: {tensor} is of type {kind}, and only "
+                    f"{', '.join(NUMBERS)} are read"
+                )
 
 
 def load_weights(
@@ -87,6 +94,8 @@ def load_weights(
 
 def read_part(tensors: OpenCheckpoint, weight: WeightSpec, part: tuple[slice, ...]) -> NDArray[Any]:
     """What slices of a weight's shape cut out of it, in its layout and dtype."""
+    if weight.stacked is not None:
+        return read_stacked(tensors, weight.stacked, weight.shape, part, weight.transposed, weight.dtype)
     stored = part[::-1] if weight.transposed else part
     if weight.fused is None:
         values = tensors.read_part(weight.source, stored)

@@ -50,3 +50,28 @@ def attend_pieces(
         key_value_heads=key_value_heads,
         softcap=softcap,
     )
+
+
+@torch.library.impl("tpu_tgi::experts", "XLA")
+def experts(
+    hidden: Tensor,
+    chosen: Tensor,
+    weights: Tensor,
+    parameters: Sequence[Tensor],
+    names: Sequence[str],
+    inputs_first: bool,
+    activation: str,
+    alpha: float,
+    limit: float,
+) -> Tensor:
+    return call(
+        "experts",
+        (hidden, chosen, weights, *parameters),
+        hidden.shape,
+        hidden.dtype,
+        names=list(names),
+        inputs_first=inputs_first,
+        activation=activation,
+        alpha=alpha,
+        limit=limit,
+    )

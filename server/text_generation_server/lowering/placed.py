@@ -1,6 +1,6 @@
 """A model on placeholders: what programs are recorded with, and the description that is found on the way."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,8 @@ from text_generation_server.lowering.request import ProgramOptions
 from text_generation_server.model.building import BuiltModel
 from text_generation_server.model.configuration import positions
 from text_generation_server.model.description import ModelDescription, ModelSource, WeightSpec
+from text_generation_server.model.experts import ExpertFacts, lay_out
+from text_generation_server.model.fused import Fused
 from text_generation_server.model.linear import store_transposed
 from text_generation_server.model.quantisation.linear import PartFacts, quantise
 from text_generation_server.model.quantisation.scheme import Scheme
@@ -37,10 +39,13 @@ class PlacedModel:
         self._weights = recording.Placeholders()
         parts = quantise(built.model, partial(scheme_of, source, built), getattr(torch, source.dtype))
         originals = store_transposed(built.model) if source.transposed else {}
-        weights = self._place(built, originals, parts)
+        experts = lay_out(built.model, source.transposed, source.made)
+        weights = self._place(built, originals, parts, experts, source.stored)
         stacks = {
             layer: self._adapter(layer, built.modules[layer].linear, rank, source.dtype)
             for layer, rank in source.adapter_ranks.items()
+            # Others are refused by `adapters.stacking.check_fit`, which has the description only.
+            if layer in built.modules
         }
         # Before the adapters' hooks, which need to know whose rows they see.
         layers, vocabulary = probe(built.model)
@@ -64,7 +69,12 @@ class PlacedModel:
             yield recording.record(program, self._weights, exact_float32=options.exact_float32)
 
     def _place(
-        self, built: BuiltModel, originals: dict[int, torch.Tensor], parts: dict[int, PartFacts]
+        self,
+        built: BuiltModel,
+        originals: dict[int, torch.Tensor],
+        parts: dict[int, PartFacts],
+        experts: dict[int, ExpertFacts],
+        stored: Collection[str],
     ) -> dict[str, WeightSpec]:
         """Replaces parameters and persistent buffers by placeholders, and moves the other buffers to the device."""
         names = {id(tensor): name for name, tensor in named_tensors(built.model)}
@@ -89,24 +99,24 @@ class PlacedModel:
                         continue
                     if id(tensor) not in shared:
                         name = names[id(tensor)]
-                        shape, part = tuple(tensor.shape), parts.get(id(tensor))
+                        shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
                         parallel = built.parallel(layer)
-                        if part is not None:
-                            source, dtype, turned = built.sources[part.weight], part.dtype, part.outputs_first
+                        if (part := parts.get(id(tensor))) is not None:
+                            dtype = part.dtype
                             split = quantised_dimensions(parallel, part.scheme, part.part)
+                            source, turned, kind = built.sources[part.weight], part.outputs_first, part.part
+                            spec = WeightSpec(
+                                source, shape, dtype, turned, split, kind, fused_of(built, layer, split)
+                            )
+                        elif (expert := experts.get(id(tensor))) is not None:
+                            spec = expert.spec(shape, dtype, built.sources, built.of_experts, stored)
                         else:
                             split = split_dimensions(parallel, type(module).__name__, key)
-                            dtype = str(tensor.dtype).removeprefix("torch.")
                             source, turned = built.sources[name], id(tensor) in originals
-                        weights[name] = WeightSpec(
-                            source,
-                            shape,
-                            dtype,
-                            turned,
-                            split,
-                            part.part if part else None,
-                            built.modules[layer].fused if split and layer in built.modules else None,
-                        )
+                            spec = WeightSpec(
+                                source, shape, dtype, turned, split, None, fused_of(built, layer, split)
+                            )
+                        weights[name] = spec
                         shared[id(tensor)] = self._weights.make(name, shape, tensor.dtype, dtype)
                     placed = shared[id(tensor)]
                     if tensors is module._parameters:
@@ -128,6 +138,11 @@ class PlacedModel:
 def scheme_of(source: ModelSource, built: BuiltModel, layer: str) -> Scheme | None:
     """In what a linear layer is kept; None: in the dtype of the model."""
     return source.stored.get(built.sources[f"{layer}.weight"], source.made)
+
+
+def fused_of(built: BuiltModel, layer: str, split: tuple[int, ...]) -> Fused | None:
+    """In which order the outputs of a layer lie that is split; None: in their own."""
+    return built.modules[layer].fused if split and layer in built.modules else None
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -75,6 +75,11 @@ ARCHITECTURES = (
         "partial rotary, parallel residual, fused queries, keys and values",
     ),
     Architecture("gpt_neox_japanese", "GPT-NeoX Japanese", "rotary on a part, attention of its own"),
+    Architecture(
+        "gpt_oss",
+        "gpt-oss in bfloat16",
+        "experts with biases and a bounded gate, attention sinks, sliding windows, YaRN",
+    ),
     Architecture("gptj", "GPT-J", "partial and interleaved rotary, parallel residual, attention of its own"),
     Architecture("granite", "Granite 3", "multipliers of embeddings, scores, residuals and logits"),
     Architecture(
@@ -82,6 +87,7 @@ ARCHITECTURES = (
         "Granite with sliding windows",
         "attention sinks, sliding windows, multipliers as Granite",
     ),
+    Architecture("granitemoe", "Granite 3 MoE", "experts, multipliers as Granite"),
     Architecture("helium", "Helium 1", "interleaved rotary"),
     Architecture("hunyuan_v1_dense", "Hunyuan, dense", "normed queries and keys after the rotation"),
     Architecture(
@@ -112,6 +118,7 @@ ARCHITECTURES = (
     Architecture(
         "mistral3", "Mistral Small 3.1, Ministral 3", "text part, as Mistral or Ministral 3", TEXT_PARITY
     ),
+    Architecture("mixtral", "Mixtral 8x7B and 8x22B", "experts, sliding window"),
     Architecture("mpt", "MPT", "ALiBi, layer norm without biases, attention of its own"),
     Architecture("nanochat", "nanochat", "norms without weights, squared ReLU, bounded logits"),
     Architecture(
@@ -120,6 +127,7 @@ ARCHITECTURES = (
     Architecture("olmo", "OLMo 1", "layer norm without weights, clipped queries, keys and values"),
     Architecture("olmo2", "OLMo 2", "norms after attention and MLP, normed queries and keys"),
     Architecture("olmo3", "OLMo 3", "as OLMo 2, with sliding windows"),
+    Architecture("olmoe", "OLMoE", "experts, normed queries and keys"),
     Architecture(
         "opt", "OPT", "learned positions with an offset, projected embeddings, norms before or after"
     ),
@@ -136,8 +144,16 @@ ARCHITECTURES = (
         "biases of queries, keys and values, sliding windows",
     ),
     Architecture("qwen2_5_vl", "Qwen 2.5 VL", "text part, as Qwen 2", TEXT_PARITY),
+    Architecture(
+        "qwen2_moe",
+        "Qwen 1.5 MoE, Qwen 2 57B-A14B",
+        "experts, one that all tokens share, layers without experts, biases of queries, keys and values",
+    ),
     Architecture("qwen2_vl", "Qwen 2 VL", "text part, as Qwen 2", TEXT_PARITY),
     Architecture("qwen3", "Qwen 3, dense", "normed queries and keys"),
+    Architecture(
+        "qwen3_moe", "Qwen 3 30B-A3B and 235B-A22B, Qwen 3 Coder", "experts, normed queries and keys"
+    ),
     Architecture("qwen3_vl", "Qwen 3 VL, dense", "text part, as Qwen 3", TEXT_PARITY),
     Architecture("seed_oss", "Seed-OSS 36B", "biases of queries, keys and values"),
     Architecture("smollm3", "SmolLM3", "layers without rotary, sliding windows"),

@@ -9,12 +9,13 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from text_generation_server.engine import attention
+from text_generation_server.engine import attention, experts
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.model import own_attention
 from text_generation_server.model.checkpoint import first_line
 from text_generation_server.model.configuration import load_config, raw_config
 from text_generation_server.model.description import ModelSource, ModuleFacts
+from text_generation_server.model.experts import ExpertTensors
 from text_generation_server.model.fused import Fused, fused_layer
 from text_generation_server.model.linear import linear_shape
 from text_generation_server.model.sharding import Parallel, parallel_layers
@@ -27,6 +28,7 @@ class BuiltModel:
     Attributes:
         model: in eval mode; its attention is `attention.attend`.
         sources: by the name of a parameter of `model`, the checkpoint's tensor.
+        of_experts: by the name of a parameter of `model`, the checkpoint's tensors, where each expert has its own.
         modules: as they were before linear layers were replaced.
     """
 
@@ -34,6 +36,7 @@ class BuiltModel:
         """Raises UnsupportedModelError: tensors are missing, or are there that the model does not have."""
         attention.register()
         own_attention.register()
+        experts.register()
         config = load_config(source.directory)
         if source.own_head:
             config.tie_word_embeddings = False
@@ -41,8 +44,8 @@ class BuiltModel:
         self.model.eval()
         # Some models look for padding in their input when they know its id: a read-back in every step.
         self.model.config.pad_token_id = None
-        self.sources = tensor_sources(self.model, source)
-        fill_buffers(self.model, self.sources)
+        self.sources, self.of_experts = tensor_sources(self.model, source)
+        fill_buffers(self.model)
         own_attention.adapt(self.model)
         parallel = self._parallel()
         self.modules = {
@@ -81,7 +84,10 @@ def empty_model(config: Any, source: ModelSource) -> Any:
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(
-                config, attn_implementation=implementation_for(config), dtype=getattr(torch, source.dtype)
+                config,
+                attn_implementation=implementation_for(config),
+                experts_implementation=experts.IMPLEMENTATION,
+                dtype=getattr(torch, source.dtype),
             )
     except Exception as error:
         # Each model takes its configuration at its word, and fails in its own way.
@@ -96,19 +102,21 @@ def implementation_for(config: Any) -> str:
     return attention.IMPLEMENTATION if own_attention.uses_interface(model_class) else "eager"
 
 
-def tensor_sources(model: Any, source: ModelSource) -> dict[str, str]:
-    """By parameter, the tensor of the checkpoint, with the renamings of transformers for old names.
+def tensor_sources(model: Any, source: ModelSource) -> tuple[dict[str, str], dict[str, ExpertTensors]]:
+    """By parameter, the tensor of the checkpoint, with the renamings of transformers for old names; and the tensors of
+    those parameters that transformers puts together of one or two for each expert.
 
     Raises UnsupportedModelError.
     """
     state: dict[str, Tensor] = model.state_dict()
     if source.tensors is None:
         tied = model._tied_weights_keys or {} if model.config.tie_word_embeddings else {}
-        return {name: tied.get(name, name) for name in state}
+        return {name: tied.get(name, name) for name in state}, {}
     transforms = get_model_conversion_mapping(model)
     renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
     converters = [each for each in transforms if isinstance(each, WeightConverter)]
     found: dict[str, str] = {}
+    by_expert: dict[str, dict[tuple[int, int], str]] = {}
     unexpected = []
     ignored = [
         *(model._keys_to_ignore_on_load_unexpected or []),
@@ -124,11 +132,14 @@ def tensor_sources(model: Any, source: ModelSource) -> dict[str, str]:
             own, renamings, converters, base_model_prefix=model.base_model_prefix, meta_state_dict=state
         )
         if converted is not None:
-            raise UnsupportedModelError(
-                f"tensor {tensor} of {source.directory} would have to be taken apart or merged for "
-                f"{type(model).__name__}, which is not supported"
-            )
-        if name in state:
+            place = place_among_experts(own, converted, converters)
+            if place is None or name not in state:
+                raise UnsupportedModelError(
+                    f"tensor {tensor} of {source.directory} would have to be taken apart or merged for "
+                    f"{type(model).__name__}, which is not supported"
+                )
+            by_expert.setdefault(name, {})[place] = tensor
+        elif name in state:
             found[name] = tensor
         elif not any(re.search(pattern, tensor) for pattern in ignored):
             unexpected.append(tensor)
@@ -138,7 +149,10 @@ def tensor_sources(model: Any, source: ModelSource) -> dict[str, str]:
             known = found.get(origin) or found.get(target)
             if known is not None:
                 found[target] = found[origin] = known
-    missing = sorted(set(state) - set(found))
+    of_experts = {name: each for name, each in by_expert.items() if name not in found}
+    complete = {name: in_turn(each, len(state[name])) for name, each in of_experts.items()}
+    expected = {name for name, each in complete.items() if each is not None}
+    missing = sorted(set(state) - set(found) - expected)
     if missing:
         raise UnsupportedModelError(
             f"the weights in {source.directory} do not fit config.json: {len(missing)} tensors are missing, for "
@@ -149,10 +163,37 @@ def tensor_sources(model: Any, source: ModelSource) -> dict[str, str]:
             f"the weights in {source.directory} do not fit config.json: {type(model).__name__} has no place for "
             f"{len(unexpected)} of them, for example {unexpected[0]}"
         )
-    return found
+    return found, {name: each for name, each in complete.items() if each is not None}
 
 
-def fill_buffers(model: Any, sources: dict[str, str]) -> None:
+def place_among_experts(tensor: str, pattern: str, converters: list[Any]) -> tuple[int, int] | None:
+    """Of a tensor that transformers would merge: which of an expert's matrices it is, and of which expert.
+
+    None if it is something else, or merged otherwise than one matrix after the other, and expert by expert.
+    """
+    number = re.search(r"\.experts\.(\d+)\.", tensor)
+    for converter in converters:
+        if pattern in converter.source_patterns:
+            operations = [type(operation).__name__ for operation in converter.operations]
+            if number is not None and operations in MERGES:
+                return converter.source_patterns.index(pattern), int(number[1])
+    return None
+
+
+MERGES = (["MergeModulelist"], ["MergeModulelist", "Concatenate"])
+"""The operations by which transformers puts experts together that are read here, see `model.stacked`."""
+
+
+def in_turn(places: dict[tuple[int, int], str], experts: int) -> ExpertTensors | None:
+    """The tensors of each matrix in the order of the experts; None if one is missing."""
+    halves = 1 + max(half for half, _ in places)
+    wanted = [[(half, expert) for expert in range(experts)] for half in range(halves)]
+    if set(places) != {place for half in wanted for place in half}:
+        return None
+    return tuple(tuple(places[place] for place in half) for half in wanted)
+
+
+def fill_buffers(model: Any) -> None:
     """Computes the buffers that no checkpoint has, such as rotary frequencies, as transformers does after loading."""
     for parameter in model.parameters():
         parameter._is_hf_initialized = True

@@ -101,6 +101,9 @@ class OpenCheckpoint:
     def __contains__(self, tensor: str) -> bool:
         return tensor in self._files
 
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        return self._checkpoint.shapes[tensor]
+
     def read(self, tensor: str) -> NDArray[Any]:
         if (dtype := UNKNOWN_TO_SAFETENSORS.get(self._checkpoint.kind(tensor))) is not None:
             return read_bytes(self._checkpoint.file(tensor), tensor, dtype)

@@ -12,6 +12,7 @@ from typing import Any
 from text_generation_server.engine.state import ITEM_BYTES, HeadsAndDim
 from text_generation_server.model.fused import Fused
 from text_generation_server.model.quantisation.scheme import Part, Scheme
+from text_generation_server.model.stacked import Stacked
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,14 @@ class WeightSpec:
     """One weight of the model as the programs take it.
 
     Attributes:
-        source: the tensor of the checkpoint.
+        source: the tensor of the checkpoint; of several, the first.
         shape: on the device.
         dtype: on the device.
-        transposed: the checkpoint has [shape[1], shape[0]].
+        transposed: the checkpoint has the last two dimensions the other way round.
         split: the dimensions that may be split over chips, the best first, see `model.sharding`.
         part: of a layer in fewer bits: which of its tensors this is, see `model.quantisation.scheme`; None: of others.
         fused: its outputs, the first dimension of `split`, lie in the order of this; None: as in the checkpoint.
+        stacked: where its experts are, which are its first dimension; None: it belongs to no experts.
     """
 
     source: str
@@ -35,6 +37,7 @@ class WeightSpec:
     split: tuple[int, ...] = ()
     part: Part | None = None
     fused: Fused | None = None
+    stacked: Stacked | None = None
 
     @property
     def nbytes(self) -> int:
@@ -92,6 +95,7 @@ class ModelDescription:
                         "shape": tuple(weight["shape"]),
                         "split": tuple(weight["split"]),
                         "fused": read_fused(weight["fused"]),
+                        "stacked": read_stacked(weight["stacked"]),
                     }
                 )
                 for name, weight in data["weights"].items()
@@ -111,6 +115,10 @@ class ModelDescription:
 
 def read_fused(data: dict[str, Any] | None) -> Fused | None:
     return None if data is None else Fused(tuple(data["parts"]), data["groups"])
+
+
+def read_stacked(data: dict[str, Any] | None) -> Stacked | None:
+    return None if data is None else Stacked(**{**data, "tensors": tuple(data["tensors"])})
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,12 @@ EMBEDDING_DIMENSIONS = {"TransposedEmbedding": (1, 0)}
 def parallel_layers(plan: Mapping[str, str], names: Iterable[str]) -> dict[str, Parallel]:
     """Of each linear layer that is split, by what; `plan` is transformers' plan of the whole model."""
     patterns = [(re.compile(re.escape(key).replace(r"\*", r"\d+")), style) for key, style in plan.items()]
+    # Some plans have the experts and nothing else (Granite), or not the MLP beside them (Qwen 2).
+    has_experts = any("experts" in key for key in plan)
     found = {}
     for name in names:
         style = next((style for pattern, style in patterns if pattern.fullmatch(name)), None)
-        if style is None and not plan:
+        if style is None and (not plan or has_experts):
             last = name.rpartition(".")[2]
             parallel = next((each for each, lasts in NAMES.items() if last in lasts), None)
         else:

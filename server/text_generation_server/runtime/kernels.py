@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from text_generation_server.runtime.experts import experts
+
 KEY_BLOCK = 256
 """Keys that a prompt's queries meet at a time."""
 
@@ -101,4 +103,11 @@ def attend_pieces(
     return weighed.reshape(rows, heads, queries, value_dim).transpose(0, 2, 1, 3)
 
 
-KERNELS: dict[str, Callable[..., Any]] = {"write_pieces": write_pieces, "attend_pieces": attend_pieces}
+KERNELS: dict[str, Callable[..., Any]] = {
+    "write_pieces": write_pieces,
+    "attend_pieces": attend_pieces,
+    "experts": experts,
+}
+
+OF_CHIPS = ("experts",)
+"""Kernels that are told, as `chips`, how many share what they are given."""

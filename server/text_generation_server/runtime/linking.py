@@ -13,17 +13,20 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import func
 
 from text_generation_server.lowering.lowered import KERNEL
-from text_generation_server.runtime.kernels import KERNELS
+from text_generation_server.runtime.kernels import KERNELS, OF_CHIPS
 
 DTYPES = (
     "bool", "int8", "int32", "int64", "float16", "bfloat16", "float32", "float8_e4m3fn", "float8_e5m2"
 )  # fmt: skip
 
 
-def link(module: Any) -> None:
+def link(module: Any, chips: int) -> None:
     """Replaces each call of a kernel by a call of its function, which is added to the module.
 
     KeyError for a kernel that does not exist. To be called in the context of the module.
+
+    Args:
+        chips: that the module will be compiled for.
     """
     dtypes = {str(mlir.dtype_to_ir_type(np.dtype(name))): np.dtype(name) for name in DTYPES}
     functions: dict[tuple[Any, ...], str] = {}
@@ -41,7 +44,9 @@ def link(module: Any) -> None:
                 jax.ShapeDtypeStruct(tuple(kind.shape), dtypes[str(kind.element_type)])
                 for kind in (ir.RankedTensorType(operand.type) for operand in operation.operands)
             ]
-            kernel = partial(KERNELS[target.removeprefix(KERNEL)], **json.loads(options))
+            name = target.removeprefix(KERNEL)
+            known = {"chips": chips} if name in OF_CHIPS else {}
+            kernel = partial(KERNELS[name], **json.loads(options), **known)
             functions[key] = add_function(module, f"{target}.{len(functions)}", kernel, arguments)
         with ir.InsertionPoint(operation), operation.location:
             call = func.CallOp(

@@ -163,7 +163,7 @@ def completed(program: LoweredProgram, sharding: Sharding) -> bytes:
         resolve_marks(module, sharding)
         if sharding.chips > 1:
             pass_by_joins(module)
-        link(module)
+        link(module, sharding.chips)
         count_on_the_device(module)
         give_dtypes(module, program)
         # Shardings are of another dialect than StableHLO.

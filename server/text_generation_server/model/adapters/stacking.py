@@ -73,6 +73,10 @@ def check_fit(
 
 def check_updates(description: ModelDescription, adapter: Adapter, dtype: str) -> None:
     for name, update in adapter.updates.items():
+        if "experts" in name.split("."):
+            raise refusal(
+                adapter.name, f"{name} are experts. Train it without them, on attention for example"
+            )
         module = description.modules.get(name)
         if module is None:
             raise refusal(adapter.name, f"{description.model_class} has no {name}. {ANOTHER}")
