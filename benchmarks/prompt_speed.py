@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.report import median_and_spread, table
 from text_generation_server.batching.generator import Generator
-from text_generation_server.batching.prefixes import PrefixIndex
+from text_generation_server.batching.prefixes import BASE, PrefixIndex
 from text_generation_server.batching.requests import BatchOutcome, GenerationRequest
 from text_generation_server.loading.engine import EngineOptions, LoadedModel, load_engine
 from text_generation_server.settings import CHUNKS, CPU_CHUNK
@@ -208,13 +208,13 @@ def index_ms() -> float:
     chance = random.Random(1)
     shared = chance.choices(range(40_000), k=MAX_LENGTH // 2)
     for slot in range(128):
-        index.begin(slot, shared + chance.choices(range(40_000), k=MAX_LENGTH // 2), None, None)
+        index.begin(slot, shared + chance.choices(range(40_000), k=MAX_LENGTH // 2), BASE, None)
         index.extended(slot, MAX_LENGTH - 1)
     times = []
     for _ in range(REPETITIONS):
         prompt = shared + chance.choices(range(40_000), k=MAX_LENGTH // 2)
         started = time.perf_counter()
-        index.longest(prompt, None)
+        index.longest(prompt, BASE)
         times.append((time.perf_counter() - started) * 1e3)
     return statistics.median(times)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from support.rooms import MakeRoom, Room, request
-from text_generation_server.batching.prefixes import WORTH_WAITING, PrefixIndex
+from text_generation_server.batching.prefixes import BASE, WORTH_WAITING, PrefixIndex
 from text_generation_server.batching.requests import BatchOutcome
 from text_generation_server.engine.contract import Prefix
 
@@ -28,7 +28,7 @@ def test_a_later_turn_of_a_chat_continues_in_the_slot_of_the_one_before(room: Ro
     prompt = room.engine.fills[0].token_ids
     output = tuple(token.id for generation in first for token in generation.tokens)
     index = room.generator.prefixes
-    assert index.longest([*prompt, *output, 5, 6, 7], None) == Prefix(0, len(prompt) + 5)
+    assert index.longest([*prompt, *output, 5, 6, 7], BASE) == Prefix(0, len(prompt) + 5)
     room.answer(prompt=SYSTEM + "Hello" + " again", max_new_tokens=2, ignore_eos_token=True)
     found = prefix_of_last_fill(room)
     assert found is not None
@@ -94,22 +94,22 @@ def test_a_request_waits_for_a_beginning_only_while_it_is_being_computed(room: R
 
 def test_a_prompt_of_one_token_finds_nothing_and_a_whole_prompt_leaves_its_last_token() -> None:
     index = PrefixIndex(2, 16)
-    index.begin(0, [1, 2, 3, 4], None, None)
+    index.begin(0, [1, 2, 3, 4], BASE, None)
     index.extended(0, 3)
-    assert index.longest([1], None) is None
-    assert index.longest([1, 2, 3], None) == Prefix(0, 2)
-    assert index.longest([1, 2, 3, 4, 5], None) == Prefix(0, 3)
-    assert index.longest([2, 2, 3], None) is None
+    assert index.longest([1], BASE) is None
+    assert index.longest([1, 2, 3], BASE) == Prefix(0, 2)
+    assert index.longest([1, 2, 3, 4, 5], BASE) == Prefix(0, 3)
+    assert index.longest([2, 2, 3], BASE) is None
 
 
 def test_only_what_was_computed_counts_until_the_rest_is() -> None:
     prompt = list(range(WORTH_WAITING + 10))
     index = PrefixIndex(2, 200)
-    index.begin(0, prompt, None, None)
-    assert index.longest(prompt, None) is None
-    assert index.is_worth_waiting(prompt, None)
+    index.begin(0, prompt, BASE, None)
+    assert index.longest(prompt, BASE) is None
+    assert index.is_worth_waiting(prompt, BASE)
     index.extended(0, 20)
-    assert index.longest(prompt, None) == Prefix(0, 20)
-    assert not index.is_worth_waiting(prompt, None)
+    assert index.longest(prompt, BASE) == Prefix(0, 20)
+    assert not index.is_worth_waiting(prompt, BASE)
     index.released(0)
-    assert index.longest([*prompt, 1], None) == Prefix(0, 20)
+    assert index.longest([*prompt, 1], BASE) == Prefix(0, 20)

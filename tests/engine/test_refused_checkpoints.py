@@ -78,15 +78,28 @@ def test_a_classifier_is_refused(checkpoint: Path) -> None:
         load_config(checkpoint)
 
 
-def test_a_rotary_embedding_that_depends_on_the_batch_is_refused(checkpoint: Path) -> None:
-    edit_config(checkpoint, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0})
-    with pytest.raises(UnsupportedModelError, match="'dynamic' is not supported"):
+def test_a_rotary_embedding_of_another_type_is_refused_with_the_list(checkpoint: Path) -> None:
+    edit_config(checkpoint, rope_parameters={"rope_type": "proportional", "rope_theta": 10000.0})
+    with pytest.raises(
+        UnsupportedModelError, match=r"'proportional' is not supported. Supported: .*longrope"
+    ):
         load_config(checkpoint)
+
+
+def test_layers_that_change_at_different_lengths_are_refused(tmp_path: Path) -> None:
+    dynamic = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    long = {
+        **{"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 24},
+        **{"short_factor": [1.0] * 8, "long_factor": [2.0] * 8},
+    }
+    save("gemma3_text", tmp_path, rope_parameters={"sliding_attention": dynamic, "full_attention": long})
+    with pytest.raises(UnsupportedModelError, match="must change at the same length"):
+        engines.loader(tmp_path, batch_size=1)
 
 
 def test_a_sequence_length_beyond_the_models_positions_is_refused(checkpoint: Path) -> None:
     with pytest.raises(
-        UnsupportedModelError, match=r"HF_SEQUENCE_LENGTH .* is 129.*max_position_embeddings = 128"
+        UnsupportedModelError, match=r"HF_SEQUENCE_LENGTH .* is 129.*the model goes as far as 128"
     ):
         engines.loader(checkpoint, batch_size=1, max_length=129).load()
 

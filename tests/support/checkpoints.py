@@ -27,6 +27,12 @@ WINDOW = 16
 
 SLIDING = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 
+LONGROPE: dict[str, Any] = {
+    **{"rope_type": "longrope", "rope_theta": 10000.0},
+    **{"short_factor": [1.0 + 0.1 * i for i in range(8)], "long_factor": [1.5 + 0.7 * i for i in range(8)]},
+}
+"""Without the length where long requests begin."""
+
 RECIPES: dict[str, dict[str, Any]] = {
     "apertus": {},
     "arcee": {},

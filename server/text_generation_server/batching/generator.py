@@ -166,7 +166,13 @@ class Generator:
         prompt_ids = self._encoder.encode(request)
         constraint = self._grammars.constraint(request.grammar) if request.grammar else None
         return RequestState(
-            request, prompt_ids, self._tokenizer, self._eos_token_ids, next(self._arrivals), constraint
+            request,
+            prompt_ids,
+            self._tokenizer,
+            self._eos_token_ids,
+            next(self._arrivals),
+            constraint,
+            self._info.rotary.recomputed_at(len(prompt_ids)) if self._info.rotary else None,
         )
 
     def _merged(self, batch_ids: Sequence[int]) -> tuple[int, list[RequestState]]:
@@ -329,6 +335,7 @@ class Generator:
     def _release(self, row: RequestState) -> None:
         if row.slot is not None:
             self._prompts.release(self._slots.free(row))
+            self._in_flight.forget(row)
 
 
 def constraints_of(rows: Iterable[RequestState]) -> list[Constraint]:

@@ -7,6 +7,12 @@ from numpy.typing import NDArray
 
 from text_generation_server.engine.contract import Prefix
 
+Variant = tuple[str | None, int]
+"""What keys and values depend on beside tokens and positions: the adapter, and `RotaryLengths.family`."""
+
+BASE: Variant = (None, 0)
+"""Of the model without adapters."""
+
 WORTH_WAITING = 64
 """A prompt waits for another one that is being filled if it will find that many tokens more then."""
 
@@ -29,24 +35,24 @@ class PrefixIndex:
         self._held = np.zeros(slots, np.int64)
         self._promised = np.zeros(slots, np.int64)
         self._next = np.zeros(slots, np.int64)
-        self._adapters: list[str | None] = [None] * slots
+        self._variants: list[Variant] = [BASE] * slots
         self._touched = [0] * slots
         self._clock = 0
         self.hits = 0
         self.hit_tokens = 0
 
-    def longest(self, token_ids: Sequence[int], adapter: str | None) -> Prefix | None:
-        """The slot that holds most of the beginning of a prompt, computed with the same adapter; None if none does.
+    def longest(self, token_ids: Sequence[int], variant: Variant) -> Prefix | None:
+        """The slot that holds most of the beginning of a prompt, computed in the same variant; None if none does.
 
         The last token of a prompt never counts: the model has to run on it.
         """
-        common = np.minimum(self._common(token_ids, adapter), self._held)
+        common = np.minimum(self._common(token_ids, variant), self._held)
         slot = int(common.argmax())
         return Prefix(slot, int(common[slot])) if common[slot] else None
 
-    def is_worth_waiting(self, token_ids: Sequence[int], adapter: str | None) -> bool:
+    def is_worth_waiting(self, token_ids: Sequence[int], variant: Variant) -> bool:
         """Whether much more of the beginning will be at hand when the slots that are filling have their prompts."""
-        common = self._common(token_ids, adapter)
+        common = self._common(token_ids, variant)
         now, then = (int(np.minimum(common, lengths).max()) for lengths in (self._held, self._promised))
         return then >= now + WORTH_WAITING
 
@@ -61,14 +67,14 @@ class PrefixIndex:
             free = [slot for slot in free if slot != prefix.slot]
         return min(free, key=lambda slot: (self._touched[slot], slot))
 
-    def begin(self, slot: int, token_ids: Sequence[int], adapter: str | None, prefix: Prefix | None) -> None:
+    def begin(self, slot: int, token_ids: Sequence[int], variant: Variant, prefix: Prefix | None) -> None:
         """The slot is to hold this prompt, and holds the prefix already."""
         count = len(token_ids)
         self._tokens[slot, :count] = token_ids
         self._held[slot] = prefix.length if prefix is not None else 0
         self._promised[slot] = count - 1
         self._next[slot] = count
-        self._adapters[slot] = adapter
+        self._variants[slot] = variant
         self._touch(slot)
         if prefix is not None:
             self.hits += 1
@@ -96,11 +102,11 @@ class PrefixIndex:
         self._clock += 1
         self._touched[slot] = self._clock
 
-    def _common(self, token_ids: Sequence[int], adapter: str | None) -> NDArray[np.int64]:
+    def _common(self, token_ids: Sequence[int], variant: Variant) -> NDArray[np.int64]:
         """How many of the first tokens of the prompt, without its last, stand in each slot's row, held or not."""
         wanted = np.asarray(token_ids[:-1], np.int32)
         differs = self._tokens[:, : len(wanted)] != wanted
         # The first difference; a difference behind the end for rows that have none.
         common: NDArray[np.int64] = np.pad(differs, ((0, 0), (0, 1)), constant_values=True).argmax(axis=1)
-        common[[held_for != adapter for held_for in self._adapters]] = 0
+        common[[held != variant for held in self._variants]] = 0
         return common

@@ -19,6 +19,7 @@ class Prompts:
     def __init__(self, engine: Engine, slots: SlotTable, in_flight: StepsInFlight) -> None:
         self._engine = engine
         self._adapters = engine.info.adapters
+        self._rotary = engine.info.rotary
         self._slots = slots
         self._in_flight = in_flight
         self.prefixes = PrefixIndex(engine.info.batch_size, engine.info.max_length)
@@ -32,12 +33,14 @@ class Prompts:
             free = self._slots.free_slots
             if not free:
                 return
-            adapter, prompt = self._adapter_of(row), row.prompt_ids
-            scored = row.prompt_logprobs is not None
-            if not scored and self.prefixes.is_worth_waiting(prompt, adapter):
+            adapter, prompt = self._adapter_of(row), row.token_ids
+            variant = (adapter, self._rotary.family(len(prompt)) if self._rotary else 0)
+            # A request that is computed again has the logprobs of its prompt.
+            scored = row.prompt_logprobs is not None and len(prompt) == len(row.prompt_ids)
+            if not scored and self.prefixes.is_worth_waiting(prompt, variant):
                 continue
             # Logprobs need the whole prompt to be computed.
-            prefix = None if scored else self.prefixes.longest(prompt, adapter)
+            prefix = None if scored else self.prefixes.longest(prompt, variant)
             slot = self.prefixes.choose(free, prefix)
             self._slots.take(row, slot)
             with clock.forward():
@@ -50,7 +53,7 @@ class Prompts:
                     adapter=adapter,
                     prefix=prefix,
                 )
-            self.prefixes.begin(slot, prompt, adapter, prefix)
+            self.prefixes.begin(slot, prompt, variant, prefix)
             if is_live:
                 row.run()
 

@@ -20,7 +20,8 @@ from text_generation_server.text.tokenizer import ModelTokenizer
 
 
 class State(Enum):
-    """Where a request is in its life; it only ever goes forwards.
+    """Where a request is in its life; it only ever goes forwards, but for one that has to be computed again, which
+    waits once more, see `RotaryLengths`.
 
     PARKED: its grammar is being compiled. WAITING: it could use a slot. PREFILLING: it holds one, and its prompt is not
     complete there. RUNNING: each step chooses a token for it. FINISHED: its last
@@ -39,7 +40,7 @@ class State(Enum):
 class RequestState:
     """One request: its place among the others, its output so far, and what of that no answer had yet.
 
-    It holds one slot at most, and never a second one.
+    It holds one slot at most.
 
     Attributes:
         arrival: requests with lower numbers came before; who came first gets a slot first.
@@ -58,8 +59,14 @@ class RequestState:
         eos_token_ids: frozenset[int],
         arrival: int,
         constraint: Constraint | None = None,
+        recomputed_at: int | None = None,
     ) -> None:
-        """Raises InvalidRequestError for an empty stop sequence."""
+        """
+        Args:
+            recomputed_at: with so many tokens it gives up what is computed, and waits to be computed again.
+
+        Raises InvalidRequestError for an empty stop sequence.
+        """
         self.request = request
         self.prompt_ids = prompt_ids
         self.arrival = arrival
@@ -77,13 +84,19 @@ class RequestState:
         self._text = IncrementalText(tokenizer, prompt_ids)
         self._stops = StopSequences(request.stop_sequences)
         self._pieces: list[str] = []
-        self._generated_tokens = 0
+        self._generated: list[int] = []
+        self._recomputed_at = recomputed_at
         self._tokens: list[GeneratedToken] = []
         self._top_tokens: list[tuple[GeneratedToken, ...]] = []
 
     @property
     def id(self) -> int:
         return self.request.id
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """The prompt and the output so far."""
+        return [*self.prompt_ids, *self._generated]
 
     @property
     def state(self) -> State:
@@ -111,7 +124,7 @@ class RequestState:
     @property
     def wants_token(self) -> bool:
         """It runs, and `max_new_tokens` asks for more than it has and what is in flight will give."""
-        enough = self._generated_tokens + self.in_flight >= self.request.max_new_tokens
+        enough = len(self._generated) + self.in_flight >= self.request.max_new_tokens
         return not enough and self.state is State.RUNNING
 
     def seat(self, slot: int) -> None:
@@ -153,7 +166,7 @@ class RequestState:
         router ask for more of the same text, so that it would continue past an EOS.
         """
         token_id = token.token_id
-        self._generated_tokens += 1
+        self._generated.append(token_id)
         special = token_id in self._tokenizer.special_ids
         piece = self._text.add(token_id)
         reason: FinishReason | None = None
@@ -162,7 +175,7 @@ class RequestState:
         elif (end := self._stops.end_in(piece)) is not None:
             piece = piece[:end]
             reason = FinishReason.STOP_SEQUENCE
-        elif self._generated_tokens >= self.request.max_new_tokens:
+        elif len(self._generated) >= self.request.max_new_tokens:
             reason = FinishReason.LENGTH
         if not special:
             self._pieces.append(piece)
@@ -173,6 +186,8 @@ class RequestState:
             self._finished = self._generated_text(reason)
         elif self.constraint is not None:
             self.constraint.advance(token_id)
+        if len(self.prompt_ids) + len(self._generated) == self._recomputed_at:
+            self._was_seated = self._is_prompt_complete = False
 
     def _best(self, ranked: RankedTokens | None) -> tuple[GeneratedToken, ...]:
         """The first n, and those that tie with the n-th (TGI's rule)."""
@@ -198,7 +213,7 @@ class RequestState:
         sampling = self.request.sampling
         return GeneratedText(
             text="".join(self._pieces),
-            generated_tokens=self._generated_tokens,
+            generated_tokens=len(self._generated),
             finish_reason=reason,
             seed=sampling.seed if sampling.samples else None,
         )

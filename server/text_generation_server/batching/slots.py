@@ -6,8 +6,9 @@ from text_generation_server.batching.request_state import RequestState, State
 class SlotTable:
     """Who holds which slot. A slot is free, then held by one request, then free again.
 
-    The owner is known by identity, and no request holds a slot twice: so whoever remembers the owners of the
-    time when a program was started can tell, when its outcome arrives, whether it still concerns anybody.
+    The owner is known by identity: so whoever remembers the owners of the time when a program was started can tell,
+    when its outcome arrives, whether it still concerns anybody. A request that takes a slot for the second time has to
+    be forgotten by them, see `StepsInFlight.forget`.
     """
 
     def __init__(self, size: int) -> None:

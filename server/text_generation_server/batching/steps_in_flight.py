@@ -69,6 +69,13 @@ class StepsInFlight:
                 owner.in_flight -= 1
         return entry
 
+    def forget(self, owner: RequestState) -> None:
+        """What was started does not concern this request any more, though it may get the same slot again."""
+        for entry in self._queue:
+            for slot in [slot for slot, held_by in entry.owners.items() if held_by is owner]:
+                del entry.owners[slot]
+        owner.in_flight = 0
+
     def drop_for_nobody(self, slots: SlotTable) -> None:
         """Forgets the programs whose owners all gave their slots back: nobody needs to wait for them."""
         self._queue = deque(entry for entry in self._queue if slots.still_live(entry.owners))

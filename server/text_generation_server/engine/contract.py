@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from text_generation_server.engine.rotary import RotaryLengths
 from text_generation_server.sampling.parameters import SamplingParameters
 
 
@@ -31,6 +32,7 @@ class EngineInfo:
         device_type: for example "xla".
         scores_prompts: `fill` may be asked for the logprobs of a prompt.
         adapters: names of the LoRA adapters that a request may choose.
+        rotary: how keys depend on the length of their request beside their position; None if they do not.
     """
 
     batch_size: int
@@ -40,6 +42,7 @@ class EngineInfo:
     device_type: str
     scores_prompts: bool = False
     adapters: tuple[str, ...] = ()
+    rotary: RotaryLengths | None = None
 
 
 MAX_RANKED = 20
@@ -211,7 +214,8 @@ class Engine(Protocol):
         is live; with `scored`, its pieces have the logprobs of the prompt, RuntimeError unless `info.scores_prompts`.
         `adapter` is one of `info.adapters`, else ValueError, or None for the base model; the slot keeps it.
 
-        `prefix` must be held by its slot for the same adapter, which the caller has to know; it is copied. ValueError
+        `prefix` must be held by its slot for the same adapter and `RotaryLengths.family`, which the caller has to know;
+        it is copied. ValueError
         if it is longer than the prompt, or if the prompt is to be scored.
         """
         ...

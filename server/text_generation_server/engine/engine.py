@@ -164,6 +164,8 @@ class StaticBatchEngine:
             del arrays["next_ids"]
         if not self._shape.adapters:
             del arrays["row_adapters"]
+        if not self._shape.by_length:
+            del arrays["prompts"]
         inputs = {name: self._device.send(array) for name, array in arrays.items()}
         kind, result = ("score", "logprobs") if is_scored else ("extend", "ends")
         packed = self._run(f"{kind} {shape}", inputs)[result]

@@ -82,7 +82,7 @@ def piece_arrays(
     """The inputs of `programs.extend` and `programs.score`."""
     ids = np.zeros((shape.rows, shape.width), np.int32)
     next_ids = np.zeros_like(ids)
-    slots, starts, adapters = (np.zeros(shape.rows, np.int32) for _ in range(3))
+    slots, starts, adapters, prompts = (np.zeros(shape.rows, np.int32) for _ in range(4))
     for place in range(shape.rows):
         # Rows that are not needed repeat the first one.
         row = rows[place] if place < len(rows) else rows[0]
@@ -91,7 +91,9 @@ def piece_arrays(
         ids[place, : row.end - start] = tokens[start : row.end]
         next_ids[place, : row.end - start] = tokens[start + 1 : row.end + 1]
         slots[place], starts[place], adapters[place] = row.filling.slot, start, row.filling.adapter
-    return {"ids": ids, "next_ids": next_ids, "slots": slots, "starts": starts, "row_adapters": adapters}
+        prompts[place] = len(tokens)
+    by_row = {"slots": slots, "starts": starts, "row_adapters": adapters, "prompts": prompts}
+    return {"ids": ids, "next_ids": next_ids, **by_row}
 
 
 def row_start(row: PieceRow, shape: PieceShape, max_length: int) -> int:

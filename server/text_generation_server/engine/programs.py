@@ -75,7 +75,8 @@ def extend(model: Any, shape: BatchShape, piece: PieceShape) -> Program:
     """Writes pieces of prompts into their slots, each behind what its slot holds; the weights are read once for all.
 
     It takes `ids` [rows, width] int32, padded at the end, `slots` and `starts` [rows] int32, see `PieceShape`, and
-    `row_adapters` [rows] int32 for a model with adapters; it returns the cache and `ends` [rows], the positions behind
+    `row_adapters` [rows] int32 for a model with adapters, and `prompts` [rows] int32, the lengths of the whole prompts,
+    for one whose rotary frequencies depend on them; it returns the cache and `ends` [rows], the positions behind
     the pieces, which tell that it has run.
     """
     cache = shape.cache()
@@ -110,7 +111,11 @@ def piece_inputs(shape: BatchShape, piece: PieceShape) -> dict[str, Spec]:
     """See `extend`."""
     by_row = Spec((piece.rows,), "int32", INPUT)
     inputs = {"ids": Spec((piece.rows, piece.width), "int32", INPUT), "slots": by_row, "starts": by_row}
-    return {**inputs, "row_adapters": by_row} if shape.adapters else inputs
+    if shape.adapters:
+        inputs["row_adapters"] = by_row
+    if shape.by_length:
+        inputs["prompts"] = by_row
+    return inputs
 
 
 def run_piece(
@@ -127,6 +132,7 @@ def run_piece(
             past_key_values=layers,
             use_cache=True,
             **({"adapters": given["row_adapters"]} if shape.adapters else {}),
+            **({"prompts": given["prompts"]} if shape.by_length else {}),
         ).last_hidden_state
     return dict(zip(cache, successors(layers), strict=True)), hidden
 

@@ -41,6 +41,7 @@ class BatchShape:
         layout: of the cache on the device.
         dtype: of the cache and of logits, as Spec has it.
         adapters: the model takes the index of an adapter for each row.
+        by_length: the model takes the length of the whole prompt for each piece, see `RotaryLengths`.
         chunk: tokens of the largest piece of a prompt, see `buckets.piece_shapes`.
     """
 
@@ -51,6 +52,7 @@ class BatchShape:
     layout: CacheLayout
     dtype: str
     adapters: bool = False
+    by_length: bool = False
     chunk: int = 128
 
     def with_layers(self, layers: "tuple[tuple[HeadsAndDim, HeadsAndDim], ...]") -> "BatchShape":

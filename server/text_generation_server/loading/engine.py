@@ -283,6 +283,7 @@ class EngineLoader:
             layout=self._layout,
             dtype=self.dtype,
             adapters=bool(self._adapters),
+            by_length=self.description.rotary is not None,
             chunk=self.options.prefill_chunk or (CPU_CHUNK if self.mesh.is_cpu else ACCELERATOR_CHUNK),
         )
 
@@ -295,6 +296,7 @@ class EngineLoader:
             device_type="xla",
             scores_prompts=self.options.scores_prompts,
             adapters=tuple(adapter.name for adapter in self._adapters),
+            rotary=self.description.rotary,
         )
 
     def compiler(self, shape: BatchShape) -> Compiler:
@@ -359,8 +361,8 @@ def resolve_max_length(positions: int, max_length: int | None) -> int:
         return min(DEFAULT_MAX_LENGTH, positions)
     if max_length > positions:
         raise UnsupportedModelError(
-            f"HF_SEQUENCE_LENGTH / MAX_TOTAL_TOKENS is {max_length}, but the model has max_position_embeddings = "
-            f"{positions}; use {positions} or less"
+            f"HF_SEQUENCE_LENGTH / MAX_TOTAL_TOKENS is {max_length}, but the model goes as far as "
+            f"{positions} (max_position_embeddings of its config.json); use {positions} or less"
         )
     return max_length
 

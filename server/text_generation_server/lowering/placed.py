@@ -22,6 +22,7 @@ from text_generation_server.model.fused import Fused
 from text_generation_server.model.linear import store_transposed
 from text_generation_server.model.quantisation.linear import PartFacts, quantise
 from text_generation_server.model.quantisation.scheme import Scheme
+from text_generation_server.model.rotary import rotary_lengths
 from text_generation_server.model.served import AdapterTensors, ServedModel
 from text_generation_server.model.sharding import quantised_dimensions, split_dimensions
 
@@ -60,6 +61,7 @@ class PlacedModel:
             weights,
             built.modules,
             built.sources,
+            rotary_lengths(config),
         )
 
     def lower(self, options: ProgramOptions, names: Iterable[str]) -> Iterator[LoweredProgram]:

@@ -137,7 +137,7 @@ ARCHITECTURES = (
         "partial rotary, normed queries and keys, squared ReLU, fused queries, keys and values",
     ),
     Architecture("phi", "Phi-1, Phi-1.5, Phi-2", "partial rotary, attention and MLP in parallel, biases"),
-    Architecture("phi3", "Phi-3, Phi-3.5, Phi-4", "fused projections"),
+    Architecture("phi3", "Phi-3, Phi-3.5, Phi-4, Phi-4-mini", "fused projections, rotary by length"),
     Architecture(
         "qwen2",
         "Qwen 1.5, 2, 2.5, QwQ, DeepSeek-R1-Distill-Qwen",

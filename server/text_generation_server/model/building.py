@@ -11,7 +11,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from text_generation_server.engine import attention, experts
 from text_generation_server.errors import UnsupportedModelError
-from text_generation_server.model import own_attention
+from text_generation_server.model import own_attention, rotary
 from text_generation_server.model.checkpoint import first_line
 from text_generation_server.model.configuration import load_config, raw_config
 from text_generation_server.model.description import ModelSource, ModuleFacts
@@ -47,6 +47,7 @@ class BuiltModel:
         self.sources, self.of_experts = tensor_sources(self.model, source)
         fill_buffers(self.model)
         own_attention.adapt(self.model)
+        rotary.adapt(self.model)
         parallel = self._parallel()
         self.modules = {
             name: ModuleFacts(

@@ -9,11 +9,10 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.model.architectures import SUPPORTED_MODEL_TYPES, refusal
 from text_generation_server.model.checkpoint import first_line
+from text_generation_server.model.rotary import rotary_kinds, rotary_lengths
 from text_generation_server.model.text_part import is_multimodal, text_config
 
-# Of these each position has one frequency. "dynamic" and "longrope" choose frequencies by the longest
-# sequence of the batch, so a request's tokens would depend on its neighbours.
-SUPPORTED_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+SUPPORTED_ROPE_TYPES = ("default", "dynamic", "linear", "llama3", "longrope", "yarn")
 
 POSITIONS = ("max_position_embeddings", "max_seq_len", "seq_length")
 """How configurations call the longest sequence."""
@@ -61,11 +60,11 @@ def load_config(directory: Path) -> Any:
     if getattr(config, "quantization_config", None) is not None:
         # `model.quantisation.stored` reads it; transformers would look for libraries of its own.
         del config.quantization_config
-    for rope_type in rope_types(getattr(config, "rope_parameters", None)):
+    for parameters in rotary_kinds(config):
+        rope_type = parameters.get("rope_type", "default")
         if rope_type not in SUPPORTED_ROPE_TYPES:
             raise UnsupportedModelError(
-                f"rotary embedding type {rope_type!r} is not supported: its frequencies depend on the longest request "
-                f"of the batch. Supported: {', '.join(SUPPORTED_ROPE_TYPES)}"
+                f"rotary embedding type {rope_type!r} is not supported. Supported: {', '.join(SUPPORTED_ROPE_TYPES)}"
             )
     return config
 
@@ -81,17 +80,12 @@ def raw_config(directory: Path) -> dict[str, Any]:
     return read
 
 
-def rope_types(parameters: dict[str, Any] | None) -> set[str]:
-    """The kinds of rotary embedding; models with two kinds of layers keep one set of parameters for each."""
-    if not parameters:
-        return set()
-    nested = [value for value in parameters.values() if isinstance(value, dict)]
-    found = set().union(*(rope_types(value) for value in nested))
-    return found or {parameters.get("rope_type", "default")}
-
-
 def positions(config: Any) -> int:
     """The longest sequence that a model was made for."""
+    lengths = rotary_lengths(config)
+    if lengths is not None and lengths.each:
+        # max_position_embeddings is where frequencies begin to change, and the factor how far that goes.
+        return int(lengths.original * max(each.get("factor", 1) for each in rotary_kinds(config)))
     for name in POSITIONS:
         value = getattr(config, name, None)
         if isinstance(value, int):

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from text_generation_server.engine.rotary import RotaryLengths, read_rotary_lengths
 from text_generation_server.engine.state import ITEM_BYTES, HeadsAndDim
 from text_generation_server.model.fused import Fused
 from text_generation_server.model.quantisation.scheme import Part, Scheme
@@ -65,6 +66,7 @@ class ModelDescription:
     modules: by name, for adapters.
     sources: by each name that a weight has in transformers' model, the tensor of the checkpoint.
     positions: the longest sequence that the model was made for.
+    rotary: how its rotary frequencies depend on the length of a request; None if they do not.
     """
 
     model_type: str
@@ -75,6 +77,7 @@ class ModelDescription:
     weights: dict[str, WeightSpec]
     modules: dict[str, ModuleFacts]
     sources: dict[str, str]
+    rotary: RotaryLengths | None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -110,6 +113,7 @@ class ModelDescription:
                 for name, module in data["modules"].items()
             },
             data["sources"],
+            read_rotary_lengths(data["rotary"]),
         )
 
 

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from text_generation_server.engine.marks import MIXED, PROJECTED, mark
 from text_generation_server.model.description import ModuleFacts
 from text_generation_server.model.fused import Fused
+from text_generation_server.model.rotary import of_prompts
 from text_generation_server.model.sharding import Parallel, feeds_attention
 
 
@@ -85,9 +86,14 @@ class ServedModel:
         with self._rows_of(adapters):
             return self._model(**inputs)
 
-    def base_model(self, *, adapters: Tensor | None = None, **inputs: Any) -> Any:
-        """The model without its head: `last_hidden_state` [rows, tokens, hidden]."""
-        with self._rows_of(adapters):
+    def base_model(
+        self, *, adapters: Tensor | None = None, prompts: Tensor | None = None, **inputs: Any
+    ) -> Any:
+        """The model without its head on pieces of prompts: `last_hidden_state` [rows, tokens, hidden].
+
+        `prompts`: [rows] int32, see `rotary.of_prompts`; None if the model does not ask.
+        """
+        with self._rows_of(adapters), of_prompts(prompts):
             return decoder_of(self._model)(**inputs)
 
     def logits_of(self, hidden: Tensor, *, adapters: Tensor | None = None) -> Tensor:
