@@ -29,6 +29,7 @@ from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.sharding import CacheSplit, Sharding
 from text_generation_server.loading.chips import ModelArrays
 from text_generation_server.lowering.lowered import LoweredProgram
+from text_generation_server.model.description import ModelDescription
 from text_generation_server.runtime.executable import COMPILER_OPTIONS, placements
 from text_generation_server.runtime.mesh import DeviceMesh, mesh_of
 from text_generation_server.runtime.stablehlo import call_order, jitted, shapes
@@ -43,6 +44,10 @@ SUBJECTS = [
     (Subject("gemma-2b", tpu_check.GEMMA_2B, 32, 2048, {}), "v5e:2x4"),
     (Subject("qwen2.5-1.5b", tpu_check.QWEN_2_5_1_5B, 32, 2048, {}), "v5e:2x4"),
     (Subject("llama-3.3-70b", tpu_check.LLAMA_3_70B, 32, 2048, {}), "v6e:2x4"),
+    (Subject("mixtral-8x7b", tpu_check.MIXTRAL_8X7B, 32, 2048, {}), "v5e:2x4"),
+    # Of few slots a loop reads the experts that were chosen, and of many all are read.
+    (Subject("qwen3-30b-a3b", tpu_check.QWEN3_30B_A3B, 8, 2048, {}), "v6e:2x2"),
+    (Subject("qwen3-30b-a3b", tpu_check.QWEN3_30B_A3B, 32, 2048, {}), "v6e:2x2"),
 ]
 
 
@@ -60,7 +65,14 @@ class Judged:
     traffic: int
 
 
-def judge(program: LoweredProgram, mesh: DeviceMesh, sharding: Sharding, length: int) -> Judged:
+def most_trips(description: ModelDescription, length: int) -> int:
+    """How often a loop runs of which a program does not say it: over the positions of a prompt's slot, or over the
+    experts that were chosen; at most over all of them."""
+    experts = [weight.shape[0] for weight in description.weights.values() if weight.stacked is not None]
+    return max(-(-length // 256), *experts, 0)
+
+
+def judge(program: LoweredProgram, mesh: DeviceMesh, sharding: Sharding, unknown_trips: int) -> Judged:
     order, places = call_order(program), placements(program, mesh, sharding)
     started = time.perf_counter()
     lowered = jitted(program, order, places, "tpu").lower(*shapes(program, order, places))
@@ -75,9 +87,8 @@ def judge(program: LoweredProgram, mesh: DeviceMesh, sharding: Sharding, length:
         sum(each.nbytes // sharding.parts(sharding.array(each.name, each.shape)) for each in donors),
         memory.alias_size_in_bytes,
         memory.temp_size_in_bytes,
-        # The only loops without a number go over the positions of a prompt's slot, at most all of them.
-        collectives(hlo, unknown_trips=-(-length // 256)),
-        sum(part.bytes for part in hbm_traffic(hlo, unknown_trips=-(-length // 256))),
+        collectives(hlo, unknown_trips=unknown_trips),
+        sum(part.bytes for part in hbm_traffic(hlo, unknown_trips=unknown_trips)),
     )
 
 
@@ -106,7 +117,8 @@ def check(subject: Subject, topology: str, *, decode: bool) -> list[str]:
         f"cache split by {sharding.cache.value}"
     )
     print(f"\n{title}\n", flush=True)
-    verdicts = {each.name: judge(each, mesh, sharding, subject.length) for each in programs}
+    trips = most_trips(description, subject.length)
+    verdicts = {each.name: judge(each, mesh, sharding, trips) for each in programs}
     missed = [
         f"{title}: {verdict.program} updates {verdict.aliased} of {verdict.donated} donated bytes in place"
         for verdict in verdicts.values()

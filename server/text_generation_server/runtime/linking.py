@@ -23,13 +23,18 @@ DTYPES = (
 def link(module: Any, chips: int) -> None:
     """Replaces each call of a kernel by a call of its function, which is added to the module.
 
+    Equal calls share a function, but not of several chips: the partitioner gives a collective in it one channel, which
+    all of them would have in common.
+
     KeyError for a kernel that does not exist. To be called in the context of the module.
 
     Args:
         chips: that the module will be compiled for.
     """
     dtypes = {str(mlir.dtype_to_ir_type(np.dtype(name))): np.dtype(name) for name in DTYPES}
+    lowered: dict[tuple[Any, ...], str] = {}
     functions: dict[tuple[Any, ...], str] = {}
+    added = 0
     for operation in list(operations(module.body)):
         if operation.name != "stablehlo.custom_call":
             continue
@@ -39,7 +44,7 @@ def link(module: Any, chips: int) -> None:
         options = ir.StringAttr(operation.attributes["backend_config"]).value
         types = [str(operand.type) for operand in operation.operands]
         key = (target, options, *types)
-        if key not in functions:
+        if key not in lowered:
             arguments = [
                 jax.ShapeDtypeStruct(tuple(kind.shape), dtypes[str(kind.element_type)])
                 for kind in (ir.RankedTensorType(operand.type) for operand in operation.operands)
@@ -47,7 +52,11 @@ def link(module: Any, chips: int) -> None:
             name = target.removeprefix(KERNEL)
             known = {"chips": chips} if name in OF_CHIPS else {}
             kernel = partial(KERNELS[name], **json.loads(options), **known)
-            functions[key] = add_function(module, f"{target}.{len(functions)}", kernel, arguments)
+            jitted = jax.jit(kernel, keep_unused=True).lower(*arguments)
+            lowered[key] = str(jitted.compiler_ir("stablehlo"))
+        if key not in functions or chips > 1:
+            functions[key] = add_function(module, f"{target}.{added}", lowered[key])
+            added += 1
         with ir.InsertionPoint(operation), operation.location:
             call = func.CallOp(
                 [result.type for result in operation.results],
@@ -59,12 +68,11 @@ def link(module: Any, chips: int) -> None:
         operation.erase()
 
 
-def add_function(module: Any, name: str, kernel: Any, arguments: list[jax.ShapeDtypeStruct]) -> str:
-    """Adds what JAX makes of `kernel`, and the functions that it calls, under names that begin with `name`."""
-    lowered = ir.Module.parse(
-        str(jax.jit(kernel, keep_unused=True).lower(*arguments).compiler_ir("stablehlo"))
-    )
-    added = list(lowered.body.operations)
+def add_function(module: Any, name: str, lowered: str) -> str:
+    """Adds what JAX made of a kernel, and the functions that it calls, under names that begin with `name`."""
+    # It owns the functions until they are moved: without a name it would be gone before.
+    parsed = ir.Module.parse(lowered)
+    added = list(parsed.body.operations)
     names = {symbol(function, "sym_name"): f"{name}.{symbol(function, 'sym_name')}" for function in added}
     for function in added:
         function.attributes["sym_name"] = ir.StringAttr.get(names[symbol(function, "sym_name")])
