@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Mxfp4Config
 
 from support import engines
 from support.checkpoints import generate, save
 from support.driver import Driver
-from support.quantised_checkpoints import PACKED, packed
+from support.quantised_checkpoints import PACKED, mxfp4, packed
 from text_generation_server.errors import InvalidSettingError, UnsupportedModelError
 from tpu_tgi.parameters.model import Checkpoint as LauncherCheckpoint
 
@@ -62,6 +62,66 @@ def test_several_chips_share_groups(name: str, checkpoint: Path, tmp_path: Path)
     run = driver.join(0, PROMPT)
     driver.step(COUNT)
     assert run.tokens == generate(reference, PROMPT, COUNT).tokens
+
+
+@pytest.mark.parametrize("chips", [1, 2])
+def test_experts_in_mxfp4_give_what_transformers_gives_from_their_numbers(chips: int, tmp_path: Path) -> None:
+    # Two chips part a group of 32 inputs.
+    directory = mxfp4(save("gpt_oss", tmp_path / "model", intermediate_size=96), tmp_path / "packed")
+    numbers = Mxfp4Config(dequantize=True)
+    reference = AutoModelForCausalLM.from_pretrained(
+        directory, quantization_config=numbers, dtype=torch.float32
+    ).float()
+    loader = engines.loader(directory, batch_size=2, max_length=LENGTH, chips=chips, skip_warmup=True)
+    driver = Driver(loader.load())
+    run = driver.join(1, PROMPT)
+    driver.step(COUNT)
+    expected = generate(reference, PROMPT, COUNT)
+    assert run.tokens == expected.tokens
+    torch.testing.assert_close(run.logprobs, expected.logprobs, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            lambda t: t.pop("model.layers.0.mlp.experts.down_proj_scales"),
+            r"1 tensors are missing, for example .*0\.mlp\.experts\.down_proj",
+        ),
+        (
+            lambda t: t["model.layers.1.mlp.experts.down_proj_scales"].fill_(255),
+            r"layers\.1\.mlp\.experts\.down_proj_blocks: it has exponents that are no numbers",
+        ),
+        (
+            lambda t: t.update({"model.layers.1.mlp.experts.down_proj_scales": torch.ones(4, 64, 2)}),
+            r"layers\.1\.mlp\.experts\.down_proj_scales has the shape \[4, 64, 2\], and .* \[4, 64, 3\]",
+        ),
+    ],
+    ids=["missing", "no number", "shape"],
+)
+def test_damaged_experts_in_mxfp4_are_refused_by_name(
+    change: Callable[[dict[str, torch.Tensor]], object], named: str, tmp_path: Path
+) -> None:
+    directory = mxfp4(save("gpt_oss", tmp_path / "model", intermediate_size=96), tmp_path / "packed")
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnsupportedModelError, match=named):
+        engines.loader(directory, batch_size=1, max_length=LENGTH, skip_warmup=True).load()
+
+
+def test_experts_that_come_quantised_otherwise_are_refused_with_what_works(tmp_path: Path) -> None:
+    directory = save("mixtral", tmp_path)
+    tensors = load_file(directory / "model.safetensors")
+    for name in [name for name in tensors if ".experts." in name]:
+        parts, _ = PACKED["compressed-tensors fp8"].pack(tensors.pop(name))
+        tensors |= {f"{name.removesuffix('weight')}{part}": tensor for part, tensor in parts.items()}
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((directory / "config.json").read_text())
+    config["quantization_config"] = PACKED["compressed-tensors fp8"].config
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModelError, match=r"experts\.0\.w1\.weight, an expert, .* --quantize int8"):
+        engines.loader(directory)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +249,19 @@ def test_a_dry_run_counts_what_the_engine_counts(
     name: str, quantize: str | None, checkpoint: Path, tmp_path: Path
 ) -> None:
     directory = packed(checkpoint, tmp_path, name) if name else checkpoint
+    counted = LauncherCheckpoint(directory, json.loads((directory / "config.json").read_text()))
+    need = counted.need("float32", 1, quantize)
+    assert need is not None
+    assert need.weights == engines.loader(directory, quantize=quantize).memory_need().weights
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+@pytest.mark.parametrize("recipe", ["granitemoe", "qwen2_moe", "mxfp4"])
+def test_a_dry_run_counts_experts(recipe: str, quantize: str | None, tmp_path: Path) -> None:
+    if recipe == "mxfp4":
+        directory = mxfp4(save("gpt_oss", tmp_path / "model", intermediate_size=96), tmp_path / "packed")
+    else:
+        directory = save(recipe, tmp_path)
     counted = LauncherCheckpoint(directory, json.loads((directory / "config.json").read_text()))
     need = counted.need("float32", 1, quantize)
     assert need is not None

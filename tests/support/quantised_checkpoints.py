@@ -245,3 +245,25 @@ def packed(checkpoint: Path, directory: Path, name: str) -> Path:
     (directory / "config.json").write_text(json.dumps(config))
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     return directory
+
+
+MXFP4 = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]}
+STEPS = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+
+
+def mxfp4(checkpoint: Path, directory: Path) -> Path:
+    """A checkpoint of gpt-oss as OpenAI writes it: experts in 4 bits, outputs first, and an exponent for 32 inputs."""
+    tensors = load_file(checkpoint / "model.safetensors")
+    for name in [name for name in tensors if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        weight = tensors.pop(name).transpose(1, 2)
+        groups = weight.reshape(*weight.shape[:2], -1, 32)
+        exponents = torch.floor(torch.log2(groups.abs().amax(dim=3, keepdim=True))) - 2
+        scaled = groups / 2**exponents
+        nearest = (scaled.abs().unsqueeze(-1) - STEPS).abs().argmin(-1) + 8 * (scaled < 0)
+        tensors[f"{name}_blocks"] = (nearest[..., 0::2] + 16 * nearest[..., 1::2]).to(torch.uint8)
+        tensors[f"{name}_scales"] = (exponents[..., 0] + 127).to(torch.uint8)
+    directory.mkdir()
+    config = json.loads((checkpoint / "config.json").read_text()) | {"quantization_config": MXFP4}
+    (directory / "config.json").write_text(json.dumps(config))
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory

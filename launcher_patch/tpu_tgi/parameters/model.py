@@ -81,15 +81,26 @@ class Checkpoint:
         tables = (*checkpoint.HEADS, *checkpoint.EMBEDDINGS)
         for name in stored.tensors(headers):
             layer = stored.get(name)
-            shape = layer.shape if layer else headers.shapes[name]
-            scheme = (
-                layer.scheme if layer else made if len(shape) == 2 and not name.endswith(tables) else None
-            )
+            shape = layer.shape if layer else numbers_of(headers.shapes[name], headers.kind(name))
+            # Of experts there may be one for all, [experts, outputs, inputs].
+            is_made = len(shape) in (2, 3) and not name.endswith((*tables, *NEVER_MADE))
+            scheme = layer.scheme if layer else made if is_made else None
             if scheme is None:
                 size += math.prod(shape) * BYTES[dtype]
             else:
-                size += scheme.nbytes(shape[1], shape[0], dtype)
+                size += math.prod(shape[:-2]) * scheme.nbytes(shape[-1], shape[-2], dtype)
         return size
+
+
+NEVER_MADE = ("bias", ".gate.weight", "router.weight", "router.layer.weight")
+"""Ends of the names of what has two dimensions and is no linear layer: biases of experts, and who chooses them."""
+
+
+def numbers_of(shape: tuple[int, ...], kind: str) -> tuple[int, ...]:
+    """The shape of a tensor as numbers: experts of gpt-oss come with two in a byte, and exponents beside them."""
+    if kind != "U8":
+        return shape
+    return (*shape[:2], 2 * math.prod(shape[2:])) if len(shape) == 4 else (0,)
 
 
 def config_file(model_id: str, revision: str | None, environment: Mapping[str, str]) -> Path | None:

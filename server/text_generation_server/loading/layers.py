@@ -60,11 +60,13 @@ def quantised_experts(tensors: OpenCheckpoint, weight: WeightSpec, values: str) 
     Args:
         weight: either of them.
         values: their dtype.
+
+    Raises:
+        ValueError: there are values that cannot be right.
     """
     stacked = weight.stacked
     assert stacked is not None
-    shape = tensors.shape(stacked.tensors[0])
-    ranges = [slice(0, size) for size in (shape[1:] if stacked.is_one else shape)]
+    ranges = [slice(0, size) for size in stacked.matrix_shape(tensors)]
     # Of the scales, or of a matrix whose outputs are the last dimension on the device, or the one before.
     outputs_last = (stacked.dimension == 1) != weight.transposed
     outputs = weight.shape[-1] if weight.part == "scales" or outputs_last else weight.shape[1]

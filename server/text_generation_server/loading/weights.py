@@ -16,14 +16,11 @@ from numpy.typing import NDArray
 from text_generation_server.engine.sharding import Sharding
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.loading.layers import LayerReader
-from text_generation_server.model.checkpoint import Checkpoint, OpenCheckpoint
+from text_generation_server.model.checkpoint import NUMBERS, Checkpoint, OpenCheckpoint
 from text_generation_server.model.description import ModelDescription, WeightSpec
 from text_generation_server.model.quantisation.stored import StoredLayers
 from text_generation_server.model.stacked import read_stacked
 from text_generation_server.runtime.mesh import Buffer, DeviceMesh
-
-NUMBERS = ("F64", "F32", "F16", "BF16")
-"""What a weight may be stored as, in the words of safetensors."""
 
 PROGRESS_SECONDS = 5.0
 
@@ -39,23 +36,22 @@ def check_tensors(
         is_grouped = weight.part is not None and weight.stacked is None
         shape = (math.prod(weight.shape[:-1]), weight.shape[-1]) if is_grouped else weight.shape
         if weight.stacked is not None:
-            matrix = shape[:0:-1] if weight.transposed else shape[1:]
-            wanted = weight.stacked.tensor_shape(shape[0], matrix)
+            wanted = weight.stacked.headers(shape[0], shape[:0:-1] if weight.transposed else shape[1:])
         else:
-            wanted = tuple(reversed(shape)) if weight.transposed else shape
-        for tensor in weight.stacked.tensors if weight.stacked else (weight.source,):
+            wanted = {weight.source: (tuple(reversed(shape)) if weight.transposed else shape, NUMBERS)}
+        for tensor, (fitting, kinds) in wanted.items():
             layer = stored.get(tensor) if stored else None
             given = layer.shape if layer else checkpoint.shapes[tensor]
             kind = NUMBERS[0] if layer else checkpoint.kind(tensor)
-            if given != wanted:
+            if given != fitting:
                 raise UnsupportedModelError(
                     f"the weights in {checkpoint.directory} do not fit config.json: {tensor} has the shape "
-                    f"{list(given)}, and {description.model_class} needs {list(wanted)} for {name}"
+                    f"{list(given)}, and {description.model_class} needs {list(fitting)} for {name}"
                 )
-            if kind not in NUMBERS:
+            if kind not in kinds:
                 raise UnsupportedModelError(
                     f"the weights in {checkpoint.directory} cannot be loaded: {tensor} is of type {kind}, and only "
-                    f"{', '.join(NUMBERS)} are read"
+                    f"{', '.join(kinds)} are read"
                 )
 
 

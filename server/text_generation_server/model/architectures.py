@@ -77,7 +77,7 @@ ARCHITECTURES = (
     Architecture("gpt_neox_japanese", "GPT-NeoX Japanese", "rotary on a part, attention of its own"),
     Architecture(
         "gpt_oss",
-        "gpt-oss in bfloat16",
+        "gpt-oss 20B and 120B",
         "experts with biases and a bounded gate, attention sinks, sliding windows, YaRN",
     ),
     Architecture("gptj", "GPT-J", "partial and interleaved rotary, parallel residual, attention of its own"),

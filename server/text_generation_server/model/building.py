@@ -18,6 +18,7 @@ from text_generation_server.model.description import ModelSource, ModuleFacts
 from text_generation_server.model.experts import ExpertTensors
 from text_generation_server.model.fused import Fused, fused_layer
 from text_generation_server.model.linear import linear_shape
+from text_generation_server.model.quantisation import mxfp4
 from text_generation_server.model.sharding import Parallel, parallel_layers
 from text_generation_server.model.text_part import is_multimodal, text_tensor
 
@@ -118,6 +119,7 @@ def tensor_sources(model: Any, source: ModelSource) -> tuple[dict[str, str], dic
     converters = [each for each in transforms if isinstance(each, WeightConverter)]
     found: dict[str, str] = {}
     by_expert: dict[str, dict[tuple[int, int], str]] = {}
+    exponents: set[str] = set()
     unexpected = []
     ignored = [
         *(model._keys_to_ignore_on_load_unexpected or []),
@@ -142,6 +144,10 @@ def tensor_sources(model: Any, source: ModelSource) -> tuple[dict[str, str], dic
             by_expert.setdefault(name, {})[place] = tensor
         elif name in state:
             found[name] = tensor
+        elif name.endswith(mxfp4.VALUES) and name.removesuffix(mxfp4.VALUES) in state:
+            found[name.removesuffix(mxfp4.VALUES)] = tensor
+        elif name.endswith(mxfp4.EXPONENTS) and name.removesuffix(mxfp4.EXPONENTS) in state:
+            exponents.add(name.removesuffix(mxfp4.EXPONENTS))
         elif not any(re.search(pattern, tensor) for pattern in ignored):
             unexpected.append(tensor)
     tied = dict(model._tied_weights_keys or {}) if model.config.tie_word_embeddings else {}
@@ -153,7 +159,10 @@ def tensor_sources(model: Any, source: ModelSource) -> tuple[dict[str, str], dic
     of_experts = {name: each for name, each in by_expert.items() if name not in found}
     complete = {name: in_turn(each, len(state[name])) for name, each in of_experts.items()}
     expected = {name for name, each in complete.items() if each is not None}
-    missing = sorted(set(state) - set(found) - expected)
+    halved = {
+        name for name, tensor in found.items() if tensor.endswith(mxfp4.VALUES) and name not in exponents
+    }
+    missing = sorted(set(state) - (set(found) - halved) - expected)
     if missing:
         raise UnsupportedModelError(
             f"the weights in {source.directory} do not fit config.json: {len(missing)} tensors are missing, for "

@@ -13,6 +13,9 @@ from safetensors import SafetensorError, safe_open
 
 from text_generation_server.errors import UnsupportedModelError
 
+NUMBERS = ("F64", "F32", "F16", "BF16")
+"""What a weight may be stored as, in the words of safetensors."""
+
 UNKNOWN_TO_SAFETENSORS = {"F8_E4M3": "float8_e4m3fn"}
 """What it cannot make numpy arrays of, and the dtype of `ml_dtypes` for it."""
 

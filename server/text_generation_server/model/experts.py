@@ -11,6 +11,7 @@ from transformers.integrations.moe import _default_apply_gate
 from text_generation_server.engine.experts import ExpertsLayout, Gating
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.model.description import WeightSpec
+from text_generation_server.model.quantisation import mxfp4
 from text_generation_server.model.quantisation.scheme import INT8, Part, Scheme
 from text_generation_server.model.stacked import Stacked
 
@@ -77,8 +78,12 @@ class ExpertFacts:
             tensors = of_experts[self.weight][self.half]
             outputs = shape[-1] if self.inputs_first or self.part == "scales" else shape[1]
             stacked, transposed = Stacked(tensors, 0, outputs), self.inputs_first
+        elif (source := sources[self.weight]).endswith(mxfp4.VALUES):
+            exponents = source.removesuffix(mxfp4.VALUES) + mxfp4.EXPONENTS
+            stacked = Stacked((source,), 0, self.outputs, self.first, self.step, exponents)
+            transposed = self.inputs_first
         else:
-            stacked = Stacked((sources[self.weight],), self.dimension, self.outputs, self.first, self.step)
+            stacked = Stacked((source,), self.dimension, self.outputs, self.first, self.step)
             transposed = self.transposed
         quantised = next((tensor for tensor in stacked.tensors if tensor in stored), None)
         if quantised is not None:

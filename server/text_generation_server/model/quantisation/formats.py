@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.model.quantisation import mxfp4
 
 Packing = Literal["none", "rows of inputs", "interleaved outputs", "outputs first"]
 """How values of few bits lie in int32: not at all; [inputs / n, outputs]; [inputs, outputs / n] in AutoAWQ's order of
@@ -66,17 +67,18 @@ class Format:
 
 SUPPORTED = (
     "gptq and awq with 4 bits, compressed-tensors with int4 or int8 in groups or for each output or with fp8, "
-    "fbgemm_fp8, and fp8 with scales for blocks or tensors"
+    "fbgemm_fp8, fp8 with scales for blocks or tensors, and the mxfp4 of gpt-oss"
 )
 
 
 def format_of(config: Mapping[str, Any]) -> Format | None:
-    """The format of a checkpoint by its config.json; None if it is not quantised.
+    """The format of a checkpoint by its config.json; None if its linear layers are not quantised, as those of gpt-oss,
+    whose experts are read by `model.stacked`.
 
     Raises UnsupportedModelError for one that is not read.
     """
     found = config.get("quantization_config") or config.get("compression_config")
-    if not found:
+    if not found or (isinstance(found, Mapping) and found.get("quant_method") == mxfp4.METHOD):
         return None
     try:
         read = READERS[found["quant_method"]]
