@@ -14,6 +14,7 @@ from text_generation_server.batching.generator import Generator
 from text_generation_server.engine.contract import Engine, EngineInfo
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.hub import adapter_directory, ignore_hf_transfer, model_directory
+from text_generation_server.runtime.host_memory import return_freed_memory
 from text_generation_server.settings import Settings
 from text_generation_server.telemetry import log_progress, shortened
 
@@ -63,6 +64,7 @@ class Shard:
             return
         started = time.monotonic()
         self.engine.warm_up(log_progress)
+        return_freed_memory()
         logger.info("Warm-up took {:.1f} s", time.monotonic() - started)
 
     def check_health(self) -> None:

@@ -176,8 +176,8 @@ def environment(mesh: DeviceMesh) -> str:
 def sources() -> str:
     """Changes with what this room puts into a recorded program before it is compiled."""
     digest = hashlib.sha256()
-    for name in ("kernels.py", "linking.py", "stablehlo.py"):
-        digest.update(Path(__file__).with_name(name).read_bytes())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

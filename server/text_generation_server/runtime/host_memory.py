@@ -1,5 +1,7 @@
 """The free memory of the host, which is also that of XLA's CPU device."""
 
+import contextlib
+import ctypes
 from pathlib import Path
 
 MEMINFO = Path("/proc/meminfo")
@@ -30,3 +32,12 @@ def container_memory(cgroup: Path) -> int | None:
         return None
     used = [int(line.split()[1]) for line in statistics.splitlines() if line.startswith("anon ")]
     return int(limit) - sum(used) if limit.strip().isdigit() else None
+
+
+def return_freed_memory() -> None:
+    """Gives back to the system what reading weights and loading programs took and freed; glibc would keep it.
+
+    It was a tenth of a gigabyte for SmolLM2 and 17 programs. Does nothing where there is no glibc.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
