@@ -124,6 +124,24 @@ def test_fewer_bits_fit_on_one_chip(llama_8b: Path) -> None:
 
 
 @pytest.mark.usefixtures("compiler")
+def test_a_step_of_few_slots_reads_the_experts_that_they_can_choose(tmp_path: Path) -> None:
+    # 16 experts, of which a token has 2, in every second layer.
+    save("qwen3_moe", tmp_path, num_hidden_layers=6, decoder_sparse_step=2)
+    found = {}
+    for batch in (4, 8):
+        (found[batch],) = planned(str(tmp_path), "--tpu", "v5e-1", "--batch", str(batch), "--length", "128")[
+            "choices"
+        ]
+    assert found[4]["weights"] == found[8]["weights"]
+    half_of_the_experts = 3 * 8 * 3 * 64 * 32 * 2
+    # Of the table too a step reads one row for each slot.
+    more = half_of_the_experts + 4 * 64 * 2 + (found[8]["cache"] - found[4]["cache"]) - 4 * 160 * 4
+    assert found[8]["step_bytes"] - found[4]["step_bytes"] == more
+    # What a pair of layers adds was added for the other pairs: all numbers of the layers are in it.
+    assert found[8]["step_flops"] == pytest.approx(found[8]["weights"], rel=0.02)
+
+
+@pytest.mark.usefixtures("compiler")
 def test_a_table_and_a_plot_for_people(llama_8b: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="of the extra `plan`")
     plot = tmp_path / "plan.svg"

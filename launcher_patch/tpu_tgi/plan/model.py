@@ -81,7 +81,11 @@ def layer_count(config: Mapping[str, Any]) -> tuple[str, int]:
 def two_depths(config: Mapping[str, Any]) -> tuple[int, int]:
     """Two numbers of layers, from which the cost of all follows: what a repetition of the pattern of layers adds."""
     count = layer_count(config)[1]
-    kinds = config.get("layer_types") or [""] * count
+    types = config.get("layer_types") or [""] * count
+    # Every so many layers there are experts, unless a list names the layer.
+    every = int(config.get("decoder_sparse_step") or config.get("interleave_moe_layer_step") or 1)
+    without = config.get("mlp_only_layers") or ()
+    kinds = [(types[place], (place + 1) % every == 0 and place not in without) for place in range(count)]
     period = next(
         size
         for size in range(1, count + 1)

@@ -37,7 +37,8 @@ class Choice:
 
     Attributes:
         weights, cache, temporaries, code: memory; `cache` with what else a slot has.
-        step_bytes: the least that a decode step reads: each weight and the whole cache once.
+        step_bytes: the least that a decode step reads: each weight and the whole cache once; of experts, as many as
+            slots that choose differently can choose.
         step_flops, piece_flops: as the compiler counts them; of a piece of a prompt without attention, whose loop ends
             where the prompt does.
         step_seconds: no step can be shorter, by bandwidth and FLOPs of the chip; and so `piece_seconds`.
@@ -85,6 +86,7 @@ def make_plan(
 ) -> Plan:
     """Raises UnsupportedModelError for a model that cannot be recorded."""
     arrays, compilations = ModelArrays(description, CacheLayout.LANES, {}), Compilations(source, tpu)
+    chosen = int(read_config(source.directory).get("num_experts_per_tok") or 1)
     choices: list[Choice] = []
     refused: list[str] = []
     for chips in chip_counts(tpu):
@@ -115,7 +117,7 @@ def make_plan(
             refused.append(f"{named(chips)}: {error}")
             continue
         for each in batches:
-            found = choice(each, shape, need, description, tpu, step, piece)
+            found = choice(each, shape, need, description, chosen, tpu, step, piece)
             if found.weights + found.cache + found.temporaries + found.code > tpu.memory:
                 refused.append(
                     f"{named(chips)}, {each} slots and more of {length} tokens: {gibibytes(found.temporaries)} of "
@@ -211,15 +213,18 @@ def choice(
     shape: BatchShape,
     need: MemoryNeed,
     description: ModelDescription,
+    chosen: int,
     tpu: Tpu,
     step: ProgramCost,
     piece: ProgramCost,
 ) -> Choice:
-    """For a batch of at most the one that was compiled."""
+    """For a batch of at most the one that was compiled; `chosen`: experts of each token."""
     names = catalogue.names(shape, scores_prompts=False)
     steps, pieces = (sum(name.startswith(kind) for name in names) for kind in ("forward", "extend"))
     cache, flops = need.cache(batch, shape.length), step.flops * batch / shape.slots
-    read = weights_read(need, description, batch) + cache
+    read = weights_read(need, description, batch, chosen) + cache
+    tokens = largest_piece(shape).tokens
+    piece_read = weights_read(need, description, tokens, chosen)
     step_seconds = max(read / tpu.bandwidth, flops / tpu.flops)
     return Choice(
         chips=need.chips,
@@ -233,9 +238,9 @@ def choice(
         step_flops=flops,
         step_seconds=step_seconds,
         tokens_per_second=batch / step_seconds,
-        piece_tokens=largest_piece(shape).tokens,
+        piece_tokens=tokens,
         piece_flops=piece.flops,
-        piece_seconds=max(weights_read(need, description, 1) / tpu.bandwidth, piece.flops / tpu.flops),
+        piece_seconds=max(piece_read / tpu.bandwidth, piece.flops / tpu.flops),
         compile_seconds=step.seconds + piece.seconds,
     )
 
@@ -245,12 +250,16 @@ def largest_piece(shape: BatchShape) -> PieceShape:
     return max(piece for piece in piece_shapes(shape.slots, shape.length, shape.chunk) if piece.rows == 1)
 
 
-def weights_read(need: MemoryNeed, description: ModelDescription, rows: int) -> int:
-    """On each chip; of an embedding that is not the head too, only the rows of the tokens."""
-    tables = [
-        weight.nbytes - rows * weight.nbytes // weight.shape[0]
-        for name, weight in description.weights.items()
-        if name.endswith(("embed_tokens.weight", "embed_in.weight"))
-        and any(other.endswith(("lm_head.weight", "embed_out.weight")) for other in description.weights)
-    ]
-    return need.weights - max(0, sum(tables)) // need.chips
+def weights_read(need: MemoryNeed, description: ModelDescription, tokens: int, chosen: int) -> int:
+    """On each chip, for so many tokens; of an embedding that is not the head too, only their rows, and of experts no
+    more than they can choose."""
+    unread = 0
+    for name, weight in description.weights.items():
+        if weight.stacked is not None:
+            experts = weight.shape[0]
+            unread += weight.nbytes * max(0, experts - tokens * chosen) // experts
+        elif name.endswith(("embed_tokens.weight", "embed_in.weight")) and any(
+            other.endswith(("lm_head.weight", "embed_out.weight")) for other in description.weights
+        ):
+            unread += max(0, weight.nbytes - tokens * weight.nbytes // weight.shape[0])
+    return need.weights - unread // need.chips

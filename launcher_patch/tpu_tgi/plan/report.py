@@ -62,7 +62,7 @@ def remarks(plan: Plan, tpu: Tpu, length: int) -> list[str]:
         f"On each chip of {tpu.name}: {gibibytes(tpu.memory)}, {tpu.bandwidth / 1e9:.0f} GB/s, "
         f"{tpu.flops / 1e12:.0f} TFLOP/s. Slots and prefill have {length} tokens. {how}",
         "Milliseconds and tokens per second are bounds that follow from bandwidth and FLOPs, not a promise: nothing "
-        "is faster. A step reads all weights and the whole cache once.",
+        "is faster. A step reads all weights and the whole cache once, and of experts those that its slots can choose.",
     ]
 
 
