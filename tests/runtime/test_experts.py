@@ -80,9 +80,15 @@ def drawn(tokens: int, count: int, k: int, seed: int = 0) -> tuple[torch.Tensor,
     return torch.randn(tokens, HIDDEN, generator=generator), chosen, weights
 
 
-@pytest.mark.parametrize("inputs_first", [True, False])
-@pytest.mark.parametrize("chips", [1, 4])
-@pytest.mark.parametrize("kind", [MixtralExperts, GptOssExperts])
+@pytest.mark.parametrize(
+    ("kind", "chips", "inputs_first"),
+    [
+        (MixtralExperts, 1, True),
+        (MixtralExperts, 4, False),
+        (GptOssExperts, 1, False),
+        (GptOssExperts, 4, True),
+    ],
+)
 @pytest.mark.parametrize(("tokens", "count", "k"), CASES)
 def test_experts_give_what_transformers_gives(
     tokens: int, count: int, k: int, kind: Any, chips: int, inputs_first: bool
@@ -117,3 +123,19 @@ def test_a_token_has_the_same_result_whatever_the_others_are(tokens: int, count:
     alone, among = (computed(module, True, 1, *each)[0] for each in (given, mixed))
     assert torch.isfinite(among).all()
     torch.testing.assert_close(among, alone, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("tokens", "count", "k"), CASES)
+def test_an_expert_whose_numbers_overflow_spoils_only_tokens_that_chose_it(
+    tokens: int, count: int, k: int
+) -> None:
+    module = module_of(MixtralExperts, count)
+    hidden, chosen, weights = drawn(tokens, count - 1, k)
+    # All but the first token may have the last expert.
+    chosen[1:, 0] = count - 1
+    with torch.no_grad():
+        expected = module(hidden[:1], chosen[:1], weights[:1])[0]
+        module.gate_up_proj[-1].fill_(3e38)
+    given = computed(module, True, 1, hidden, chosen, weights)
+    assert tokens == 1 or not torch.isfinite(given[1:]).any(dim=1).all()
+    torch.testing.assert_close(given[0], expected, rtol=1e-4, atol=1e-3)
