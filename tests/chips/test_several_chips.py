@@ -50,6 +50,23 @@ def test_several_chips_generate_what_transformers_generates(
     assert parts == {(4, 64, 1, 16) if split is CacheSplit.HEADS else (1, 64, 2, 16)}
 
 
+@pytest.mark.parametrize(("chips", "split"), [(2, CacheSplit.HEADS), (4, CacheSplit.SLOTS)])
+def test_rings_of_sliding_layers_are_shared_by_chips(chips: int, split: CacheSplit, tmp_path: Path) -> None:
+    directory = save("gemma3_text", tmp_path, max_position_embeddings=160)
+    engine = engines.loader(
+        directory, batch_size=4, max_length=160, prefill_chunk=32, chips=chips, skip_warmup=True
+    ).load()
+    reference = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    driver = Driver(engine)
+    prompts = [CHANCE.choices(range(3, 160), k=length) for length in (95, 5, 130, 70)]
+    runs = [driver.join(slot, prompt) for slot, prompt in enumerate(prompts)]
+    driver.step(25)
+    for run, prompt in zip(runs, prompts, strict=True):
+        assert run.tokens[:25] == generate(reference, prompt, 25).tokens
+    parts = {shard.data.shape for shard in engine._state["keys.0"].addressable_shards}
+    assert parts == {(4, 80, 1, 16) if split is CacheSplit.HEADS else (1, 80, 2, 16)}
+
+
 def test_each_chip_reads_its_slices_and_the_host_never_holds_more_than_two_tensors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,13 +66,19 @@ def test_the_text_part_of_a_multimodal_checkpoint_generates_what_transformers_ge
 def assert_generates(directory: Path, reference: Any, layout: CacheLayout) -> None:
     """An engine answers prompts of several lengths, which join and leave, as transformers does."""
     chance = random.Random(0)
-    prompts = [[chance.randrange(3, 160) for _ in range(length)] for length in (1, 5, 23, 40)]
-    # 40 + 40 tokens: far beyond a sliding window of 16.
+    prompts = [[chance.randrange(3, 160) for _ in range(length)] for length in (1, 5, 23, 50)]
+    # 50 + 40 tokens: far beyond a sliding window of 16, and more than the ring that such layers keep.
     expected = [generate(reference, prompt, 40) for prompt in prompts]
 
     # Only the programs that these requests need are made.
     engine = engines.loader(
-        directory, batch_size=2, max_length=LENGTH, layout=layout, scores_prompts=True, skip_warmup=True
+        directory,
+        batch_size=2,
+        max_length=LENGTH,
+        layout=layout,
+        prefill_chunk=32,
+        scores_prompts=True,
+        skip_warmup=True,
     ).load()
     driver = Driver(engine)
     first = driver.join(0, prompts[0])

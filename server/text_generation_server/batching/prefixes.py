@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from text_generation_server.engine.contract import Prefix
+from text_generation_server.engine.rings import Ring
 
 Variant = tuple[str | None, int]
 """What keys and values depend on beside tokens and positions: the adapter, and `RotaryLengths.family`."""
@@ -30,10 +31,14 @@ class PrefixIndex:
         hits, hit_tokens: prompts that began with what a slot held, and how many tokens that were.
     """
 
-    def __init__(self, slots: int, max_length: int) -> None:
+    def __init__(self, slots: int, max_length: int, ring: Ring | None = None) -> None:
+        """`ring`: as EngineInfo has it."""
+        self._ring = ring
         self._tokens: NDArray[np.int32] = np.zeros((slots, max_length), np.int32)
         self._held = np.zeros(slots, np.int64)
         self._promised = np.zeros(slots, np.int64)
+        # Of rings: what is before was not copied.
+        self._first = np.zeros(slots, np.int64)
         self._next = np.zeros(slots, np.int64)
         self._variants: list[Variant] = [BASE] * slots
         self._touched = [0] * slots
@@ -46,14 +51,14 @@ class PrefixIndex:
 
         The last token of a prompt never counts: the model has to run on it.
         """
-        common = np.minimum(self._common(token_ids, variant), self._held)
+        common = self._at_hand(self._common(token_ids, variant), self._held)
         slot = int(common.argmax())
         return Prefix(slot, int(common[slot])) if common[slot] else None
 
     def is_worth_waiting(self, token_ids: Sequence[int], variant: Variant) -> bool:
         """Whether much more of the beginning will be at hand when the slots that are filling have their prompts."""
         common = self._common(token_ids, variant)
-        now, then = (int(np.minimum(common, lengths).max()) for lengths in (self._held, self._promised))
+        now, then = (int(self._at_hand(common, lengths).max()) for lengths in (self._held, self._promised))
         return then >= now + WORTH_WAITING
 
     def choose(self, free: Collection[int], prefix: Prefix | None) -> int:
@@ -72,6 +77,7 @@ class PrefixIndex:
         count = len(token_ids)
         self._tokens[slot, :count] = token_ids
         self._held[slot] = prefix.length if prefix is not None else 0
+        self._first[slot] = self._first_seen(prefix.length) if prefix is not None else 0
         self._promised[slot] = count - 1
         self._next[slot] = count
         self._variants[slot] = variant
@@ -101,6 +107,18 @@ class PrefixIndex:
     def _touch(self, slot: int) -> None:
         self._clock += 1
         self._touched[slot] = self._clock
+
+    def _at_hand(self, common: NDArray[np.int64], held: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many tokens of the common beginning each slot would give, if it held so many of its tokens."""
+        common = np.minimum(common, held)
+        if self._ring is None:
+            return common
+        seen = np.array([self._first_seen(int(tokens)) for tokens in common])
+        kept = np.array([self._ring.first_kept(int(tokens)) for tokens in held])
+        return np.where(seen >= np.maximum(kept, self._first), common, 0)
+
+    def _first_seen(self, tokens: int) -> int:
+        return self._ring.first_seen(tokens, self._tokens.shape[1]) if self._ring else 0
 
     def _common(self, token_ids: Sequence[int], variant: Variant) -> NDArray[np.int64]:
         """How many of the first tokens of the prompt, without its last, stand in each slot's row, held or not."""

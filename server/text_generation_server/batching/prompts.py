@@ -22,7 +22,7 @@ class Prompts:
         self._rotary = engine.info.rotary
         self._slots = slots
         self._in_flight = in_flight
-        self.prefixes = PrefixIndex(engine.info.batch_size, engine.info.max_length)
+        self.prefixes = PrefixIndex(engine.info.batch_size, engine.info.max_length, engine.info.ring)
 
     def seat(self, waiting: Iterable[RequestState], clock: Clock) -> None:
         """Gives free slots to those who wait, in that order, as far as there are any.

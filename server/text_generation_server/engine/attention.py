@@ -7,6 +7,7 @@ once per layer; so an unmodified model runs on our cache layout, with masks that
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,40 @@ IMPLEMENTATION = "static_slots"
 # Arguments that models pass to every attention function and that change nothing here: the window is
 # already in the mask, dropout is for training, and positions were applied before.
 WITHOUT_EFFECT = {"dropout", "sliding_window", "position_ids", "use_cache", "is_causal", "cache_position"}
+
+
+@dataclass
+class WindowsFound:
+    """The layers whose queries see no more than a window.
+
+    Attributes:
+        masks: those that keep one, with its size.
+        layers: by index, the window.
+    """
+
+    masks: list[tuple[Tensor, int]] = field(default_factory=list)
+    layers: dict[int, int] = field(default_factory=dict)
+
+    def meet(self, module: nn.Module, mask: Tensor) -> None:
+        """Takes in with which mask a layer is called."""
+        layer = getattr(module, "layer_idx", None)
+        for windowed, window in self.masks:
+            if mask is windowed and isinstance(layer, int):
+                self.layers[layer] = window
+
+
+_windows: ContextVar[WindowsFound | None] = ContextVar("windows", default=None)
+
+
+@contextmanager
+def finding_windows() -> Iterator[WindowsFound]:
+    """Within, a call of the model shows which of its layers keep a window, and which."""
+    found = WindowsFound()
+    token = _windows.set(found)
+    try:
+        yield found
+    finally:
+        _windows.reset(token)
 
 
 _pieces: ContextVar[tuple[Tensor, Tensor] | None] = ContextVar("pieces", default=None)
@@ -57,14 +92,19 @@ def build_mask(
     kv_length: int,
     mask_function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     q_offset: int | Tensor = 0,
-    kv_offset: int = 0,
+    kv_offset: int | Tensor = 0,
     device: torch.device | str = "cpu",
+    local_size: int | None = None,
+    config: object = None,
     **_: object,
 ) -> Tensor:
     """Evaluates the model's own mask rule (causal, sliding window, ...) at each row's own position.
 
     Args:
         q_offset: [batch_size] int32, the position of the first query of each row, or one position for all.
+        kv_offset: what raises indices of keys to positions, see `CacheAccess.seen`.
+        local_size: the window or the chunk that the rule keeps.
+        config: of the model.
         mask_function: elementwise rule of (batch, head, query position, key position), built by the model.
 
     Returns:
@@ -74,7 +114,14 @@ def build_mask(
     queries = torch.arange(q_length, dtype=torch.int32, device=device).view(1, 1, -1, 1) + offset
     keys = torch.arange(kv_length, dtype=torch.int32, device=device).view(1, 1, 1, -1) + kv_offset
     rows = torch.arange(batch_size, dtype=torch.int32, device=device).view(-1, 1, 1, 1)
-    return mask_function(rows, torch.zeros_like(rows), queries, keys)
+    mask = mask_function(rows, torch.zeros_like(rows), queries, keys)
+    if isinstance(kv_offset, Tensor):
+        mask = mask & (keys >= 0)
+    # Chunks are no windows: what a query sees of its chunk grows with its position.
+    is_window = local_size is not None and local_size == getattr(config, "sliding_window", None)
+    if is_window and (found := _windows.get()) is not None:
+        found.masks.append((mask, int(local_size or 0)))
+    return mask
 
 
 def attend(
@@ -110,6 +157,8 @@ def attend(
             raise NotImplementedError(
                 f"attention argument {name!r} of {type(module).__name__} is not supported"
             )
+    if (found := _windows.get()) is not None:
+        found.meet(module, attention_mask)
     query = mark(query, QUERIES) * (query.shape[3] ** -0.5 if scaling is None else scaling)
     if (pieces := _pieces.get()) is not None:
         heads = key_value_heads_of(module, query) if key.dim() == 3 else key.shape[2]

@@ -26,6 +26,7 @@ def names(shape: BatchShape, *, scores_prompts: bool) -> list[str]:
         "constrain",
         "rank",
         "seat",
+        *(["park"] if shape.ring else []),
         *(f"admit {processing.name.lower()}" for processing in ADMISSIONS),
     ]
 
@@ -56,6 +57,7 @@ def build(name: str, model: Any, shape: BatchShape, strength: WatermarkStrength)
     kind, _, variant = name.partition(" ")
     builders: dict[str, Callable[[], Program]] = {
         "seat": lambda: programs.seat(shape),
+        "park": lambda: programs.park(shape),
         "extend": lambda: programs.extend(model, shape, PieceShape.parse(variant)),
         "score": lambda: programs.score(model, shape, PieceShape.parse(variant)),
         "admit": lambda: programs.admit(shape, Processing[variant.upper()]),

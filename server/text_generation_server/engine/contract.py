@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from text_generation_server.engine.rings import Ring
 from text_generation_server.engine.rotary import RotaryLengths
 from text_generation_server.sampling.parameters import SamplingParameters
 
@@ -32,6 +33,7 @@ class EngineInfo:
         device_type: for example "xla".
         scores_prompts: `fill` may be asked for the logprobs of a prompt.
         adapters: names of the LoRA adapters that a request may choose.
+        ring: what some layers keep in place of all positions; None if all layers keep all.
         rotary: how keys depend on the length of their request beside their position; None if they do not.
     """
 
@@ -43,6 +45,7 @@ class EngineInfo:
     scores_prompts: bool = False
     adapters: tuple[str, ...] = ()
     rotary: RotaryLengths | None = None
+    ring: Ring | None = None
 
 
 MAX_RANKED = 20
@@ -214,8 +217,8 @@ class Engine(Protocol):
         is live; with `scored`, its pieces have the logprobs of the prompt, RuntimeError unless `info.scores_prompts`.
         `adapter` is one of `info.adapters`, else ValueError, or None for the base model; the slot keeps it.
 
-        `prefix` must be held by its slot for the same adapter and `RotaryLengths.family`, which the caller has to know;
-        it is copied. ValueError
+        `prefix` must be held by its slot for the same adapter and `RotaryLengths.family`, which the caller has to know,
+        and its rings must keep `Ring.first_seen`; it is copied. ValueError
         if it is longer than the prompt, or if the prompt is to be scored.
         """
         ...
@@ -240,7 +243,7 @@ class Engine(Protocol):
         ...
 
     def release(self, slot: int) -> None:
-        """The slot is free. Nothing runs on the device. A slot that is free already is left alone."""
+        """The slot is free, and what it holds stays there. A slot that is free already is left alone."""
         ...
 
     def check_health(self) -> None:

@@ -220,7 +220,8 @@ class StaticBatchEngine:
 
     def release(self, slot: int) -> None:
         # What an unfinished prompt has in the cache stays there, as that of a finished one does.
-        self._live.pop(slot, None)
+        if self._live.pop(slot, None) is not None and self._shape.ring is not None:
+            self._run("park", {"slot": self._send([slot])})
         self._filling.pop(slot, None)
 
     def check_health(self) -> None:
@@ -307,7 +308,7 @@ class StaticBatchEngine:
             arrays |= piece_arrays(
                 [PieceRow(filling, 0, 1)], PieceShape.parse(variant), self._info.max_length
             )
-        elif kind in ("seat", "admit"):
+        elif kind in ("seat", "park", "admit"):
             # As it is before anybody was there: parked behind its end.
             position = np.array([self._info.max_length], np.int32)
             zero = np.array([0], np.int32)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 torch.library.define(
-    "tpu_tgi::write_pieces", "(Tensor cache, Tensor new, Tensor slots, Tensor starts) -> Tensor"
+    "tpu_tgi::write_pieces", "(Tensor cache, Tensor new, Tensor slots, Tensor starts, bool ring) -> Tensor"
 )
 torch.library.define(
     "tpu_tgi::attend_pieces",
@@ -27,15 +27,16 @@ torch.library.define(
 )
 
 
-def write_pieces(cache: Tensor, new: Tensor, slots: Tensor, starts: Tensor) -> Tensor:
+def write_pieces(cache: Tensor, new: Tensor, slots: Tensor, starts: Tensor, ring: bool) -> Tensor:
     """The cache with each row of `new` in its slot, in place if the cache is given away.
 
     Args:
         cache: [slots, length, ...].
         new: [rows, queries, ...].
         slots, starts: [rows] int32; a row that would reach past the end of its slot is moved back to end there.
+        ring: what would reach past the end goes on at the beginning instead, see `rings`; `starts` are positions.
     """
-    written: Tensor = torch.ops.tpu_tgi.write_pieces(cache, new, slots, starts)
+    written: Tensor = torch.ops.tpu_tgi.write_pieces(cache, new, slots, starts, ring)
     return written
 
 
@@ -56,7 +57,8 @@ def attend_pieces(
         query: [rows, heads, queries, head_dim], already scaled.
         keys, values: the whole cache, [slots, length, key_value_heads, head_dim] or [slots, length, lanes].
         mask: [rows or 1, 1, queries, length] bool, True where a query may look; each looks at itself at least.
-        slots, ends: [rows] int32; no query of a row looks at or behind its end.
+        slots, ends: [rows] int32; no query of a row looks at or behind its end. Of a ring, ends may be larger than the
+            length.
         softcap: bound of the scores by tanh.
         sinks: [heads], a score of each head for looking nowhere.
 

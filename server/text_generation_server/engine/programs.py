@@ -29,7 +29,7 @@ from torch import Tensor
 
 from text_generation_server.engine.attention import over_pieces
 from text_generation_server.engine.buckets import PieceShape
-from text_generation_server.engine.cache import DecodeAccess, PieceAccess, slot_cache, successors
+from text_generation_server.engine.cache import DecodeAccess, PieceAccess, kept_places, slot_cache, successors
 from text_generation_server.engine.contract import MAX_RANKED
 from text_generation_server.engine.marks import EVERYWHERE, mark
 from text_generation_server.engine.program import INPUT, STATE, Program, Spec
@@ -49,8 +49,8 @@ def seat(shape: BatchShape) -> Program:
 
     It takes `slot`, `source` and `kept` [1] int32, and returns the cache and `positions`. The slot holds the first
     `kept` positions of `source` and zeros behind them: what a former request left there would be masked, but a mask
-    multiplies by zero, and zero times infinity would spoil the newcomer. The slot is parked behind its own end, where
-    the steps of the other slots write nothing.
+    multiplies by zero, and zero times infinity would spoil the newcomer. Of a ring it holds as many of them as what
+    follows will see. The slot is parked behind its own end, where the steps of the other slots write nothing.
     """
     cache, rows = shape.cache(), shape.rows()
     inputs = {"slot": SCALAR, "source": SCALAR, "kept": SCALAR}
@@ -60,15 +60,30 @@ def seat(shape: BatchShape) -> Program:
         successor = {}
         for name in cache:
             held = given[name]
-            places = torch.arange(shape.length, dtype=torch.int32, device=held.device)
-            is_kept = (places < kept).reshape(1, -1, *([1] * (held.dim() - 2)))
+            is_kept = kept_places(held, kept, shape).reshape(1, -1, *([1] * (held.dim() - 2)))
             zero = torch.zeros((), dtype=held.dtype, device=held.device)
             successor[name] = held.index_put((slot,), torch.where(is_kept, held[source], zero))
-        here = torch.arange(shape.slots, dtype=torch.int32, device=slot.device) == slot
-        parked = torch.full_like(given["positions"], shape.length)
-        return {**successor, "positions": torch.where(here, parked, given["positions"])}
+        return {**successor, "positions": parked(given["positions"], slot, shape)}
 
     return Program("seat", function, {**cache, "positions": rows["positions"], **inputs})
+
+
+def park(shape: BatchShape) -> Program:
+    """Parks a slot that was released, so that steps of the other slots write no more over what its rings hold.
+
+    It takes `slot` [1] int32, and returns `positions`.
+    """
+
+    def function(given: Tensors) -> dict[str, Tensor]:
+        return {"positions": parked(given["positions"], given["slot"], shape)}
+
+    return Program("park", function, {"positions": shape.rows()["positions"], "slot": SCALAR})
+
+
+def parked(positions: Tensor, slot: Tensor, shape: BatchShape) -> Tensor:
+    """The positions, that of the slot behind its end."""
+    here = torch.arange(shape.slots, dtype=torch.int32, device=slot.device) == slot
+    return torch.where(here, torch.full_like(positions, shape.length), positions)
 
 
 def extend(model: Any, shape: BatchShape, piece: PieceShape) -> Program:
@@ -123,7 +138,7 @@ def run_piece(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The cache after a piece, and the hidden states [rows, width, hidden] that the head would take."""
     cache, starts = shape.cache(), given["starts"]
-    layers = slot_cache([given[name] for name in cache], PieceAccess(given["slots"], starts))
+    layers = slot_cache([given[name] for name in cache], PieceAccess(given["slots"], starts, shape.length))
     ahead = torch.arange(piece.width, dtype=torch.int32, device=starts.device)
     with over_pieces(given["slots"], starts + piece.width):
         hidden = model.base_model(
@@ -192,7 +207,9 @@ def forward(model: Any, shape: BatchShape, seen_length: int) -> Program:
 
     def function(given: Tensors) -> dict[str, Tensor]:
         positions = given["positions"]
-        layers = slot_cache([given[name] for name in cache], DecodeAccess(positions, seen_length))
+        layers = slot_cache(
+            [given[name] for name in cache], DecodeAccess(positions, seen_length, shape.length)
+        )
         logits = model(
             input_ids=given["tokens"].unsqueeze(1),
             position_ids=positions.unsqueeze(1),

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.program import STATE, Spec
+from text_generation_server.engine.rings import Ring
 from text_generation_server.sampling.parameters import SamplingParameters
 
 # Columns of the rows `floats` and `integers`: a request's sampling parameters, one row per slot.
@@ -43,6 +44,8 @@ class BatchShape:
         adapters: the model takes the index of an adapter for each row.
         by_length: the model takes the length of the whole prompt for each piece, see `RotaryLengths`.
         chunk: tokens of the largest piece of a prompt, see `buckets.piece_shapes`.
+        window: how many positions a query of a sliding layer sees.
+        sliding: the layers that see no more, by index.
     """
 
     slots: int
@@ -54,23 +57,33 @@ class BatchShape:
     adapters: bool = False
     by_length: bool = False
     chunk: int = 128
+    window: int = 0
+    sliding: tuple[int, ...] = ()
+
+    @property
+    def ring(self) -> Ring | None:
+        """Of sliding layers; None if there are none, or if they keep the whole length, which is not longer."""
+        ring = Ring(self.window, min(self.chunk, self.length))
+        return ring if self.sliding and ring.size < self.length else None
 
     def with_layers(self, layers: "tuple[tuple[HeadsAndDim, HeadsAndDim], ...]") -> "BatchShape":
         """The same of a model with other layers."""
         return replace(self, layers=layers)
 
     def cache(self) -> dict[str, Spec]:
-        """Keys and values of each layer in turn, [slots, length, ...], see `layout`.
+        """Keys and values of each layer in turn, [slots, length or size of the ring, ...], see `layout`.
 
         A forward meets them in this order, and the compiler pairs a donated buffer with the output of equal size by
         order: so each becomes its own successor.
         """
         specs = {}
+        ring = self.ring
         for index, (keys, values) in enumerate(self.layers):
             # Attention over lanes takes the size of a value's heads from the queries, and so from the keys.
             layout = self.layout if keys == values else CacheLayout.HEADS
             for name, heads_and_dim in (("keys", keys), ("values", values)):
-                dimensions = (self.slots, self.length, *layout.shape(*heads_and_dim))
+                length = ring.size if ring and index in self.sliding else self.length
+                dimensions = (self.slots, length, *layout.shape(*heads_and_dim))
                 specs[f"{name}.{index}"] = Spec(dimensions, self.dtype, STATE)
         return specs
 
@@ -90,9 +103,15 @@ class BatchShape:
             "counts": Spec((self.slots, self.vocabulary), "int32", STATE),
         }
 
-    def position_bytes(self) -> int:
-        """Keys and values of one token in all layers."""
-        return int(sum(math.prod(spec.shape[2:]) * ITEM_BYTES[spec.dtype] for spec in self.cache().values()))
+    def position_bytes(self, *, sliding: bool = False) -> int:
+        """Keys and values of one token in all layers, or in the sliding ones alone."""
+        return int(
+            sum(
+                math.prod(spec.shape[2:]) * ITEM_BYTES[spec.dtype]
+                for name, spec in self.cache().items()
+                if not sliding or int(name.partition(".")[2]) in self.sliding
+            )
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {**self.__dict__, "layout": self.layout.value}
@@ -100,7 +119,14 @@ class BatchShape:
     @staticmethod
     def from_json(data: dict[str, Any]) -> "BatchShape":
         layers = tuple((tuple(keys), tuple(values)) for keys, values in data["layers"])
-        return BatchShape(**{**data, "layout": CacheLayout(data["layout"]), "layers": layers})
+        return BatchShape(
+            **{
+                **data,
+                "layout": CacheLayout(data["layout"]),
+                "layers": layers,
+                "sliding": tuple(data["sliding"]),
+            }
+        )
 
 
 def initial_rows(shape: BatchShape) -> dict[str, NDArray[Any]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from loguru import logger
 
 from text_generation_server.engine.layout import CacheLayout
+from text_generation_server.engine.rings import Ring
 from text_generation_server.engine.sharding import WHOLE, CacheSplit, Sharding
 from text_generation_server.engine.state import BatchShape
 from text_generation_server.errors import InvalidSettingError
@@ -90,6 +91,8 @@ class ModelArrays:
             slot=4 * shape.vocabulary // counts,
             chips=chips,
             multiple=slots_multiple(sharding),
+            sliding=-(-shape.position_bytes(sliding=True) // chips),
+            ring=Ring(shape.window, shape.chunk).size,
         )
 
 

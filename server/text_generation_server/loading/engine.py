@@ -284,6 +284,8 @@ class EngineLoader:
             dtype=self.dtype,
             adapters=bool(self._adapters),
             by_length=self.description.rotary is not None,
+            window=self.description.window,
+            sliding=self.description.sliding,
             chunk=self.options.prefill_chunk or (CPU_CHUNK if self.mesh.is_cpu else ACCELERATOR_CHUNK),
         )
 
@@ -297,6 +299,7 @@ class EngineLoader:
             scores_prompts=self.options.scores_prompts,
             adapters=tuple(adapter.name for adapter in self._adapters),
             rotary=self.description.rotary,
+            ring=shape.ring,
         )
 
     def compiler(self, shape: BatchShape) -> Compiler:

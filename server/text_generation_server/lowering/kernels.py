@@ -23,8 +23,8 @@ def call(
 
 
 @torch.library.impl("tpu_tgi::write_pieces", "XLA")
-def write_pieces(cache: Tensor, new: Tensor, slots: Tensor, starts: Tensor) -> Tensor:
-    return call("write_pieces", (cache, new, slots, starts), cache.shape, cache.dtype)
+def write_pieces(cache: Tensor, new: Tensor, slots: Tensor, starts: Tensor, ring: bool) -> Tensor:
+    return call("write_pieces", (cache, new, slots, starts), cache.shape, cache.dtype, ring=ring)
 
 
 @torch.library.impl("tpu_tgi::attend_pieces", "XLA")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from text_generation_server.engine import catalogue
+from text_generation_server.engine import attention, catalogue
 from text_generation_server.engine.cache import ProbeAccess, slot_cache
 from text_generation_server.engine.state import HeadsAndDim
 from text_generation_server.errors import UnsupportedModelError
@@ -49,7 +49,7 @@ class PlacedModel:
             if layer in built.modules
         }
         # Before the adapters' hooks, which need to know whose rows they see.
-        layers, vocabulary = probe(built.model)
+        layers, vocabulary, windows = probe(built.model)
         self._model = ServedModel(built.model, stacks, built.modules)
         config = built.model.config
         self.description = ModelDescription(
@@ -62,6 +62,8 @@ class PlacedModel:
             built.modules,
             built.sources,
             rotary_lengths(config),
+            max(windows.values(), default=0),
+            tuple(sorted(windows)),
         )
 
     def lower(self, options: ProgramOptions, names: Iterable[str]) -> Iterator[LoweredProgram]:
@@ -153,8 +155,8 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_buffers()
 
 
-def probe(model: Any) -> tuple[tuple[tuple[HeadsAndDim, HeadsAndDim], ...], int]:
-    """Calls the model with one token, to learn the cache's shape and the number of logits.
+def probe(model: Any) -> tuple[tuple[tuple[HeadsAndDim, HeadsAndDim], ...], int, dict[int, int]]:
+    """Calls the model with one token, to learn the cache's shape, the number of logits, and the windows by layer.
 
     It also finds models whose attention asks for what `attention.attend` does not do. Raises UnsupportedModelError.
     """
@@ -162,10 +164,10 @@ def probe(model: Any) -> tuple[tuple[tuple[HeadsAndDim, HeadsAndDim], ...], int]
     token = recording.Placeholders().make("token", (1, 1), torch.int32)
     cache = slot_cache([token] * (2 * layers), ProbeAccess())
     try:
-        with recording.on_placeholders(model):
+        with recording.on_placeholders(model), attention.finding_windows() as found:
             logits = model(input_ids=token, position_ids=token, past_key_values=cache, use_cache=True).logits
             shapes = tuple((heads_and_dim(layer.keys), heads_and_dim(layer.values)) for layer in cache.layers)
-            return shapes, int(logits.shape[-1])
+            return shapes, int(logits.shape[-1]), found.layers
     except NotImplementedError as error:
         raise UnsupportedModelError(f"{type(model).__name__} cannot be served: {error}") from error
 

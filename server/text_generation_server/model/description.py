@@ -66,6 +66,8 @@ class ModelDescription:
     modules: by name, for adapters.
     sources: by each name that a weight has in transformers' model, the tensor of the checkpoint.
     positions: the longest sequence that the model was made for.
+    window: how many positions a query of a sliding layer sees; 0 if there is no such layer.
+    sliding: those layers, by index.
     rotary: how its rotary frequencies depend on the length of a request; None if they do not.
     """
 
@@ -78,6 +80,8 @@ class ModelDescription:
     modules: dict[str, ModuleFacts]
     sources: dict[str, str]
     rotary: RotaryLengths | None
+    window: int
+    sliding: tuple[int, ...]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -114,6 +118,8 @@ class ModelDescription:
             },
             data["sources"],
             read_rotary_lengths(data["rotary"]),
+            data["window"],
+            tuple(data["sliding"]),
         )
 
 

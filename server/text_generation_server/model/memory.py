@@ -10,6 +10,9 @@ RESERVE = 0.02
 
 LARGEST_BATCH = 128
 
+LONGEST = 2**30
+"""Tokens of a slot: positions are int32. A model that keeps rings alone has room for any length."""
+
 
 @dataclass(frozen=True)
 class MemoryNeed:
@@ -22,6 +25,8 @@ class MemoryNeed:
         programs: the code of all compiled programs, and the largest intermediate results of one; None: not known yet.
         chips: that share the model.
         multiple: the number of slots must be one of it.
+        sliding: of `position`, what layers take that keep a ring, see `engine.rings`.
+        ring: its positions, if that is less than the length of a slot.
     """
 
     weights: int
@@ -30,13 +35,19 @@ class MemoryNeed:
     programs: int | None = None
     chips: int = 1
     multiple: int = 1
+    sliding: int = 0
+    ring: int = 0
 
     def with_programs(self, size: int) -> "MemoryNeed":
         return replace(self, programs=size)
 
     def cache(self, batch_size: int, length: int) -> int:
         """Keys and values of the whole batch."""
-        return batch_size * length * self.position
+        return batch_size * self.slot_cache(length)
+
+    def slot_cache(self, length: int) -> int:
+        """Keys and values of one slot."""
+        return (self.position - self.sliding) * length + self.sliding * min(length, self.ring)
 
     def total(self, batch_size: int, length: int) -> int:
         return self.weights + self.cache(batch_size, length) + batch_size * self.slot
@@ -81,13 +92,17 @@ class MemoryNeed:
 
     def largest_batch(self, memory: int, length: int) -> int:
         """The most slots of this length that fit; 0 if not even one does."""
-        slots = max(0, (self.usable(memory) - self.weights) // (length * self.position + self.slot))
+        slots = max(0, (self.usable(memory) - self.weights) // (self.slot_cache(length) + self.slot))
         return slots // self.multiple * self.multiple
 
     def largest_length(self, memory: int, batch_size: int) -> int:
-        """The longest slots of which so many fit; 0 if there is no room for two tokens."""
-        length = ((self.usable(memory) - self.weights) // batch_size - self.slot) // self.position
-        return length if length >= 2 else 0
+        """The longest slots of which so many fit, at most LONGEST; 0 if there is no room for two tokens."""
+        room = (self.usable(memory) - self.weights) // batch_size - self.slot
+        length = room // self.position
+        if length > self.ring:
+            whole, room = self.position - self.sliding, room - self.sliding * self.ring
+            length = room // whole if whole else LONGEST
+        return min(length, LONGEST) if length >= 2 else 0
 
 
 def gibibytes(size: int) -> str:

@@ -15,11 +15,41 @@ KEY_BLOCK = 256
 LOWEST = jnp.finfo(jnp.float32).min
 
 
-def write_pieces(cache: Array, new: Array, slots: Array, starts: Array) -> Array:
+def write_pieces(cache: Array, new: Array, slots: Array, starts: Array, *, ring: bool) -> Array:
+    size, width = cache.shape[1], new.shape[1]
     for row in range(new.shape[0]):
-        start = (slots[row], starts[row], *[jnp.int32(0)] * (cache.ndim - 2))
-        cache = lax.dynamic_update_slice(cache, new[row : row + 1].astype(cache.dtype), start)
+        slot, start, written = slots[row : row + 1], starts[row], new[row : row + 1].astype(cache.dtype)
+        if not ring:
+            cache = lax.dynamic_update_slice(cache, written, beginning(cache, slot[0], start))
+            continue
+        # Two blocks of the row's width: one that ends with the ring at the latest, and one at its beginning. What does
+        # not fit in the first one is turned to its front, and belongs to the second; the rest of each stays as it is.
+        place = start % size
+        first = jnp.minimum(place, size - width)
+        turned = jnp.roll(written, place - first, axis=1)
+        wraps = jnp.arange(width, dtype=jnp.int32) < place - first
+        wraps = wraps.reshape(1, width, *[1] * (cache.ndim - 2))
+        kept = blocks(cache, slot, first, width)
+        cache = lax.dynamic_update_slice(
+            cache, jnp.where(wraps, kept, turned), beginning(cache, slot[0], first)
+        )
+        kept = blocks(cache, slot, jnp.int32(0), width)
+        cache = lax.dynamic_update_slice(
+            cache, jnp.where(wraps, turned, kept), beginning(cache, slot[0], jnp.int32(0))
+        )
     return cache
+
+
+def beginning(cache: Array, slot: Array, start: Array) -> tuple[Array, ...]:
+    return (slot, start, *[jnp.int32(0)] * (cache.ndim - 2))
+
+
+def blocks(cache: Array, slots: Array, start: Array, width: int) -> Array:
+    """Of each of the slots, `width` positions from `start` on."""
+    # As one gather: XLA leaves a cache that is split over chips where it is, which it does not for a slice.
+    return jax.vmap(
+        lambda slot: lax.dynamic_slice(cache, beginning(cache, slot, start), (1, width, *cache.shape[2:]))[0]
+    )(slots)
 
 
 def attend_pieces(
@@ -46,11 +76,7 @@ def attend_pieces(
 
     def piece(cache: Array, start: Array, dim: int) -> Array:
         """[rows, block, key_value_heads, dim] of the rows' slots."""
-        # As one gather: XLA leaves a cache that is split over chips where it is, which it does not for a slice.
-        place = (start, *[jnp.int32(0)] * (cache.ndim - 2))
-        found = jax.vmap(
-            lambda slot: lax.dynamic_slice(cache, (slot, *place), (1, block, *cache.shape[2:]))[0]
-        )(slots)
+        found = blocks(cache, slots, start, block)
         if found.ndim == 3:
             found = found[..., : key_value_heads * dim].reshape(rows, block, key_value_heads, dim)
         return found.astype(query.dtype)
@@ -89,7 +115,7 @@ def attend_pieces(
         jnp.zeros(shape, jnp.float32),
         jnp.zeros((*shape, value_dim), jnp.float32),
     )
-    count = (jnp.max(ends) + (block - 1)) // block
+    count = (jnp.minimum(jnp.max(ends), length) + (block - 1)) // block
     if block == length:
         highest, total, mixed = meet(jnp.int32(0), nothing)
     else:
