@@ -86,7 +86,7 @@ endef
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --no-header --config-file locks/uv.toml
 
 lock: $(INSTALLED) ## write locks/*.lock anew: the newest versions that pyproject.toml allows, with their hashes
-	$(LOCK) --extra tpu --constraints locks/torch.txt --output-file locks/packages.lock pyproject.toml
+	$(LOCK) --extra tpu --extra gguf --constraints locks/torch.txt --output-file locks/packages.lock pyproject.toml
 	$(BIN)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))' \
 		| $(LOCK) --output-file locks/build.lock -
 
