@@ -43,6 +43,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "cohere2": {"logit_scale": 0.5, **SLIDING},
     "cwm": SLIDING,
     "ernie4_5": {},
+    "ernie4_5_moe": {
+        "moe_num_experts": 4,
+        "moe_k": 2,
+        "moe_intermediate_size": 48,
+        "moe_num_shared_experts": 1,
+        "moe_layer_start_index": 1,
+        "num_hidden_layers": 3,
+    },
     "exaone4": {"sliding_window_pattern": 2, **SLIDING},
     "falcon": {"bias": True},
     "falcon new decoder": {"new_decoder_architecture": True, "num_kv_heads": 2},
@@ -52,6 +60,17 @@ RECIPES: dict[str, dict[str, Any]] = {
     "gemma3_text": {"query_pre_attn_scalar": 16, **SLIDING},
     "glm": {"partial_rotary_factor": 0.5},
     "glm4": {"partial_rotary_factor": 0.5},
+    "glm4_moe": {
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48,
+        "n_shared_experts": 1,
+        "n_group": 2,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "use_qk_norm": True,
+        "num_hidden_layers": 3,
+    },
     "gpt2": {"n_inner": 96},
     "gpt_bigcode": {},
     "gpt_bigcode every key": {"multi_query": False},
@@ -99,6 +118,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "floor_scale": 16,
         "attn_scale": 0.3,
     },
+    "minimax_m2": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "ministral": SLIDING,
     "ministral3": {
         "rope_parameters": {
@@ -125,6 +145,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "persimmon": {"partial_rotary_factor": 0.5, "qk_layernorm": True},
     "phi": {"partial_rotary_factor": 0.5, "qk_layernorm": True},
     "phi3": {},
+    "phimoe": {"num_local_experts": 4, "num_experts_per_tok": 2, "lm_head_bias": True},
     "qwen2": {
         "use_sliding_window": True,
         "sliding_window": WINDOW,

@@ -45,6 +45,11 @@ ARCHITECTURES = (
     Architecture("cwm", "Code World Model", "sliding windows"),
     Architecture("ernie4_5", "ERNIE 4.5, dense", "interleaved rotary"),
     Architecture(
+        "ernie4_5_moe",
+        "ERNIE 4.5 21B-A3B and 300B-A47B",
+        "experts that a bias helps to choose, some that all tokens share, layers without experts, interleaved rotary",
+    ),
+    Architecture(
         "exaone4", "EXAONE 4.0", "sliding windows, norms after attention and MLP, layers without rotary"
     ),
     Architecture(
@@ -64,6 +69,11 @@ ARCHITECTURES = (
         "glm", "GLM-4 9B, GLM-Edge", "partial and interleaved rotary, biases of queries, keys and values"
     ),
     Architecture("glm4", "GLM-4 0414, GLM-Z1", "as GLM, with norms before and after attention and MLP"),
+    Architecture(
+        "glm4_moe",
+        "GLM-4.5, GLM-4.6, GLM-4.5-Air",
+        "experts in groups, one that all tokens share, layers without experts, partial rotary",
+    ),
     Architecture("gpt2", "GPT-2, DistilGPT-2", "learned positions, transposed linear layers, biases"),
     Architecture("gpt_bigcode", "StarCoder 1, SantaCoder", "one key head, learned positions"),
     Architecture(
@@ -112,6 +122,7 @@ ARCHITECTURES = (
     Architecture(
         "llava", "LLaVA 1.5, Pixtral", "text part, as the model that is named in text_config", TEXT_PARITY
     ),
+    Architecture("minimax_m2", "MiniMax M2", "experts, partial rotary, normed queries and keys"),
     Architecture("ministral", "Ministral 8B", "sliding windows"),
     Architecture("ministral3", "Ministral 3, text only", "YaRN, queries that grow with their position"),
     Architecture("mistral", "Mistral 7B, Mistral Nemo, Mistral Small", "sliding window"),
@@ -138,6 +149,9 @@ ARCHITECTURES = (
     ),
     Architecture("phi", "Phi-1, Phi-1.5, Phi-2", "partial rotary, attention and MLP in parallel, biases"),
     Architecture("phi3", "Phi-3, Phi-3.5, Phi-4, Phi-4-mini", "fused projections, rotary by length"),
+    Architecture(
+        "phimoe", "Phi-3.5-MoE", "experts chosen one after the other (SparseMixer), layer norms, biases"
+    ),
     Architecture(
         "qwen2",
         "Qwen 1.5, 2, 2.5, QwQ, DeepSeek-R1-Distill-Qwen",
