@@ -13,18 +13,19 @@ from transformers import AutoConfig
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
-from text_generation_server.runtime.experts import FEW, experts
+from text_generation_server.runtime.experts import FEW, FEW_ON_CPU, experts
 
 HIDDEN, WIDTH = 24, 40
 
 CASES = [
     # All at once: the tokens choose as many experts as there are.
     (3, 4, 2),
-    (FEW, 8, 2),
+    (FEW_ON_CPU, 8, 2),
     # Those chosen.
     (1, 4, 2),
     (5, 32, 3),
-    # In blocks, of which the last of an expert is not full.
+    # In blocks, of which the last of an expert is not full; the first on a CPU only.
+    (FEW_ON_CPU + 1, 4, 2),
     (FEW + 1, 4, 2),
     (200, 16, 3),
 ]
@@ -99,7 +100,7 @@ def test_experts_give_what_transformers_gives(
     torch.testing.assert_close(computed(module, inputs_first, chips, *given), expected, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("tokens", [3, FEW, 200])
+@pytest.mark.parametrize("tokens", [3, FEW_ON_CPU, 200])
 def test_an_expert_that_every_token_chooses_serves_them_all(tokens: int) -> None:
     module = module_of(MixtralExperts, 16)
     hidden, chosen, weights = drawn(tokens, 16, 2)
