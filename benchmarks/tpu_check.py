@@ -42,8 +42,8 @@ from benchmarks.hbm_traffic import hbm_traffic
 from benchmarks.report import table
 from text_generation_server.engine import catalogue
 from text_generation_server.engine.layout import CacheLayout
+from text_generation_server.engine.rings import Ring
 from text_generation_server.engine.sharding import ONE_CHIP
-from text_generation_server.engine.state import BatchShape
 from text_generation_server.lowering.here import LoweringHere
 from text_generation_server.lowering.lowered import LoweredProgram
 from text_generation_server.lowering.request import ProgramOptions
@@ -159,6 +159,18 @@ QWEN3_30B_A3B = {
     "norm_topk_prob": True,
     "tie_word_embeddings": False,
 }
+GEMMA_3_4B = {
+    "model_type": "gemma3_text",
+    "vocab_size": 262208,
+    "hidden_size": 2560,
+    "intermediate_size": 10240,
+    "num_hidden_layers": 34,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "sliding_window": 1024,
+    "max_position_embeddings": 131072,
+}
 LONG = ("extend 1x512", "extend 8x64", "forward 8192", "seat")
 QUANTISED = ("extend 1x512", "forward 1024", "choose none")
 SUBJECTS = [
@@ -183,6 +195,18 @@ SUBJECTS = [
         QUANTISED,
         made=Scheme("int4", 128, offsets=True),
         most_of_bfloat16=0.32,
+    ),
+    Subject(
+        "llama-3.1-8b, 32k",
+        LLAMA_3_1_8B,
+        1,
+        32768,
+        {},
+        ("extend 1x512", "forward 32768", "seat"),
+        made=INT8,
+    ),
+    Subject(
+        "gemma-3-4b, 32k", GEMMA_3_4B, 4, 32768, {}, ("extend 1x512", "forward 32768", "choose none", "seat")
     ),
     Subject("llama-3-70b", LLAMA_3_70B, 8, 1024, {}, ("extend 1x512", "forward 1024", "choose none")),
 ]
@@ -214,14 +238,8 @@ def recorded(subject: Subject) -> tuple[ModelDescription, list[LoweredProgram]]:
         source = ModelSource(Path(directory), None, "bfloat16", False, False, {}, made=subject.made)
         description = lowering.describe(source)
         assert description.model_type == kind
-        shape = BatchShape(
-            subject.slots,
-            subject.length,
-            description.vocabulary,
-            description.layers,
-            CacheLayout.LANES,
-            "bfloat16",
-            chunk=ACCELERATOR_CHUNK,
+        shape = description.batch_shape(
+            subject.slots, subject.length, CacheLayout.LANES, "bfloat16", ACCELERATOR_CHUNK
         )
         names = subject.programs or catalogue.names(shape, scores_prompts=False)
         options = ProgramOptions(shape, WatermarkStrength(), exact_float32=False)
@@ -258,9 +276,14 @@ def judge(program: LoweredProgram, topology: str) -> Verdict:
 
 def ideal_step(description: ModelDescription, subject: Subject) -> int:
     """The least that a decode step must move: each weight once, of a table that is not the head too only the rows of
-    the tokens, and the whole cache once, without the lanes that a layout leaves unused."""
-    cache = sum(heads * size for layer in description.layers for heads, size in layer)
-    return subject.slots * subject.length * cache * 2 + weights_read(description, subject.slots)
+    the tokens, and the whole cache once, rings with what they keep, without the lanes that a layout leaves unused."""
+    ring = Ring(description.window, ACCELERATOR_CHUNK).size
+    cache = sum(
+        heads * size * (min(ring, subject.length) if index in description.sliding else subject.length)
+        for index, layer in enumerate(description.layers)
+        for heads, size in layer
+    )
+    return subject.slots * cache * 2 + weights_read(description, subject.slots)
 
 
 def weights_read(description: ModelDescription, slots: int, item_bytes: int | None = None) -> int:

@@ -30,6 +30,7 @@ from text_generation_server.engine.sharding import CacheSplit, Sharding
 from text_generation_server.loading.chips import ModelArrays
 from text_generation_server.lowering.lowered import LoweredProgram
 from text_generation_server.model.description import ModelDescription
+from text_generation_server.model.quantisation.scheme import INT8
 from text_generation_server.runtime.executable import COMPILER_OPTIONS, placements
 from text_generation_server.runtime.mesh import DeviceMesh, mesh_of
 from text_generation_server.runtime.stablehlo import call_order, jitted, shapes
@@ -44,6 +45,18 @@ SUBJECTS = [
     (Subject("gemma-2b", tpu_check.GEMMA_2B, 32, 2048, {}), "v5e:2x4"),
     (Subject("qwen2.5-1.5b", tpu_check.QWEN_2_5_1_5B, 32, 2048, {}), "v5e:2x4"),
     (Subject("llama-3.3-70b", tpu_check.LLAMA_3_70B, 32, 2048, {}), "v6e:2x4"),
+    (
+        Subject(
+            "llama-3.1-8b, 128k",
+            tpu_check.LLAMA_3_1_8B,
+            4,
+            131072,
+            {},
+            ("extend 1x512", "forward 131072", "choose none"),
+            made=INT8,
+        ),
+        "v5e:2x4",
+    ),
     (Subject("mixtral-8x7b", tpu_check.MIXTRAL_8X7B, 32, 2048, {}), "v5e:2x4"),
     # Of few slots a loop reads the experts that were chosen, and of many all are read.
     (Subject("qwen3-30b-a3b", tpu_check.QWEN3_30B_A3B, 8, 2048, {}), "v6e:2x2"),
@@ -108,7 +121,9 @@ def row(judged: Judged) -> list[str]:
 def check(subject: Subject, topology: str, *, decode: bool) -> list[str]:
     """Prints a table; returns the bounds that are missed, in words."""
     names = (f"forward {subject.length}", "choose none")
-    description, programs = recorded(Subject(**{**vars(subject), "programs": names if decode else None}))
+    description, programs = recorded(
+        Subject(**{**vars(subject), "programs": names if decode else subject.programs})
+    )
     devices: list[Any] = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     mesh = mesh_of(devices)
     sharding = ModelArrays(description, CacheLayout.LANES, {}).sharding(len(devices))

@@ -222,3 +222,12 @@ def test_the_compiler_of_the_tpu_answers_for_a_small_model(tmp_path: Path) -> No
     # Two for each number of the linear layers and the head, of each slot; attention is more.
     numbers = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96) + 160 * 64
     assert choice["step_flops"] > 2 * 8 * numbers
+
+
+@pytest.mark.usefixtures("compiler")
+def test_sliding_layers_are_planned_with_their_ring(tmp_path: Path) -> None:
+    length, lanes = 8192, 128
+    save("gemma3_text", tmp_path, max_position_embeddings=length)
+    (choice,) = planned(str(tmp_path), "--tpu", "v5e-1", "--batch", "4", "--length", str(length))["choices"]
+    # One layer keeps the window of 16 and two pieces of 512, and one keeps all; keys and values in bfloat16.
+    assert choice["cache"] == 4 * ((16 + 2 * 512) + length) * lanes * 2 * 2 + 4 * 4 * 160

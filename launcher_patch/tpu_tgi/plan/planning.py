@@ -94,15 +94,7 @@ def make_plan(
         if undivided is not None:
             refused.append(f"{named(chips)}: they do not divide {undivided}")
             continue
-        shape = BatchShape(
-            1,
-            length,
-            description.vocabulary,
-            description.layers,
-            CacheLayout.LANES,
-            source.dtype,
-            chunk=ACCELERATOR_CHUNK,
-        )
+        shape = description.batch_shape(1, length, CacheLayout.LANES, source.dtype, ACCELERATOR_CHUNK)
         sharding = arrays.sharding(chips)
         need = arrays.memory_need(sharding, shape)
         batches = batches_that_fit(need, tpu.memory, batch, length)
@@ -156,7 +148,7 @@ def fits_by_arithmetic(
 ) -> bool:
     """Whether some number of the chips has room, with a guess of what programs need."""
     arrays = ModelArrays(description, CacheLayout.LANES, {})
-    shape = BatchShape(1, length, description.vocabulary, description.layers, CacheLayout.LANES, dtype)
+    shape = description.batch_shape(1, length, CacheLayout.LANES, dtype, ACCELERATOR_CHUNK)
     return any(
         batches_that_fit(arrays.memory_need(arrays.sharding(chips), shape), tpu.memory, batch, length)
         for chips in chip_counts(tpu)

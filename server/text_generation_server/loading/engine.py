@@ -275,18 +275,13 @@ class EngineLoader:
 
     def shape(self, batch_size: int, length: int) -> BatchShape:
         """The static batch."""
-        return BatchShape(
-            slots=batch_size,
-            length=length,
-            vocabulary=self.description.vocabulary,
-            layers=self.description.layers,
-            layout=self._layout,
-            dtype=self.dtype,
+        return self.description.batch_shape(
+            batch_size,
+            length,
+            self._layout,
+            self.dtype,
+            self.options.prefill_chunk or (CPU_CHUNK if self.mesh.is_cpu else ACCELERATOR_CHUNK),
             adapters=bool(self._adapters),
-            by_length=self.description.rotary is not None,
-            window=self.description.window,
-            sliding=self.description.sliding,
-            chunk=self.options.prefill_chunk or (CPU_CHUNK if self.mesh.is_cpu else ACCELERATOR_CHUNK),
         )
 
     def info(self, shape: BatchShape) -> EngineInfo:

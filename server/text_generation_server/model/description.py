@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.rotary import RotaryLengths, read_rotary_lengths
-from text_generation_server.engine.state import ITEM_BYTES, HeadsAndDim
+from text_generation_server.engine.state import ITEM_BYTES, BatchShape, HeadsAndDim
 from text_generation_server.model.fused import Fused
 from text_generation_server.model.quantisation.scheme import Part, Scheme
 from text_generation_server.model.stacked import Stacked
@@ -82,6 +83,24 @@ class ModelDescription:
     rotary: RotaryLengths | None
     window: int
     sliding: tuple[int, ...]
+
+    def batch_shape(
+        self, slots: int, length: int, layout: CacheLayout, dtype: str, chunk: int, *, adapters: bool = False
+    ) -> BatchShape:
+        """The static batch of this model, see there for the arguments."""
+        return BatchShape(
+            slots=slots,
+            length=length,
+            vocabulary=self.vocabulary,
+            layers=self.layers,
+            layout=layout,
+            dtype=dtype,
+            adapters=adapters,
+            by_length=self.rotary is not None,
+            chunk=chunk,
+            window=self.window,
+            sliding=self.sliding,
+        )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
