@@ -1,1 +1,1 @@
-"""From a conversation to a prompt, and from what the model says to a message or a tool call."""
+"""A conversation: its request, its prompt, and what becomes of the text of the model."""

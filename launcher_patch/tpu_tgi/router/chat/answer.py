@@ -3,8 +3,8 @@
 import uuid
 
 from tpu_tgi.router.api.responses import TokenBody
+from tpu_tgi.router.chat.request import ChatRequest
 from tpu_tgi.router.chat.tool_call import Call
-from tpu_tgi.router.openai.chat_request import ChatRequest
 from tpu_tgi.router.openai.responses import (
     FINISH_REASONS,
     AnswerMessage,

@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 
 from tpu_tgi.router.chat.messages import template_messages
+from tpu_tgi.router.chat.request import ChatRequest
 from tpu_tgi.router.chat.response_format import to_grammar
 from tpu_tgi.router.chat.template import ChatTemplate
 from tpu_tgi.router.chat.tools import call_schema, choose_tools, shown_tools, tool_text
 from tpu_tgi.router.errors import ToolError, ValidationError
-from tpu_tgi.router.openai.chat_request import ChatRequest
-from tpu_tgi.router.openai.values import sampling
 from tpu_tgi.router.requests.grammar import JsonGrammar
-from tpu_tgi.router.requests.schemas import GenerateParameters, TemplatedRequest
+from tpu_tgi.router.requests.schemas import TemplatedRequest
 
 
 @dataclass(frozen=True)
@@ -37,21 +36,12 @@ async def chat_prompt(chat: ChatRequest, template: ChatTemplate) -> ChatPrompt:
         prompt = await template.render(template_messages(chat.messages, appended), shown_tools(tools))
     else:
         prompt = await template.render(template_messages(chat.messages), None)
-    do_sample, temperature = sampling(chat.temperature)
     penalty = chat.presence_penalty
-    parameters = GenerateParameters(
-        do_sample=do_sample,
-        temperature=temperature,
-        top_p=chat.top_p,
-        frequency_penalty=chat.frequency_penalty,
-        repetition_penalty=None if penalty is None else penalty + 2.0,
+    parameters = chat.parameters(
         max_new_tokens=chat.max_completion_tokens if chat.max_tokens is None else chat.max_tokens,
-        stop=chat.stop or [],
-        seed=chat.seed,
+        repetition_penalty=None if penalty is None else penalty + 2.0,
         top_n_tokens=chat.top_logprobs,
-        details=True,
         grammar=grammar,
-        adapter_id=adapter(chat.model),
     )
     return ChatPrompt(TemplatedRequest(inputs=prompt, parameters=parameters), bool(tools))
 
@@ -59,8 +49,3 @@ async def chat_prompt(chat: ChatRequest, template: ChatTemplate) -> ChatPrompt:
 async def text_prompt(chat: ChatRequest, template: ChatTemplate) -> ChatPrompt:
     """For the second attempt, after the model chose to answer with text. Raises as `chat_prompt` does."""
     return await chat_prompt(chat.model_copy(update={"tools": None}), template)
-
-
-def adapter(model: str | None) -> str | None:
-    """`tgi` is what clients call the model that is served."""
-    return None if model == "tgi" else model

@@ -1,1 +1,1 @@
-"""Bodies of the routes that OpenAI's clients call."""
+"""What the routes that OpenAI's clients call have in common, and their answers."""

@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from tpu_tgi.router.http.request_body import Items, RequestBody, Unsigned32, Unsigned64
-from tpu_tgi.router.openai.values import StopSequences, TopP
+from tpu_tgi.router.http.request_body import Items, Unsigned32
+from tpu_tgi.router.openai.sampled_request import SampledRequest
 
 
 def prompts(value: Any) -> Any:
@@ -15,7 +15,7 @@ def prompts(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class CompletionRequest(RequestBody):
+class CompletionRequest(SampledRequest):
     """Texts to go on with. They are sampled unless `temperature` is 0.
 
     Attributes:
@@ -25,13 +25,6 @@ class CompletionRequest(RequestBody):
     """
 
     prompt: Annotated[Items[str], BeforeValidator(prompts, json_schema_input_type=str | list[str])]
-    model: str | None = None
     max_tokens: Unsigned32 | None = None
-    temperature: float | None = None
-    top_p: TopP = None
-    stream: bool = False
-    seed: Unsigned64 | None = None
     suffix: str | None = None
     repetition_penalty: float | None = None
-    frequency_penalty: float | None = None
-    stop: StopSequences | None = None

@@ -1,14 +1,13 @@
 """What a request may ask for. Order and texts are the stock router's (HTTP reference, 1.3 and 3.1)."""
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tpu_tgi.router.api.responses import to_float32
 from tpu_tgi.router.errors import ValidationError
 from tpu_tgi.router.requests.grammar import Grammar, ShardGrammar, for_shard
-from tpu_tgi.router.requests.schemas import GenerateParameters, GenerateRequest
+from tpu_tgi.router.requests.sampling import check_sampling
+from tpu_tgi.router.requests.schemas import GenerateRequest
 from tpu_tgi.router.shard.generation import ValidRequest
 
 # The stock router schedules at most this many tokens at a time. Here nothing is cut, but whether a request
@@ -76,27 +75,19 @@ class Validator:
                 f"Given: {parameters.truncate}"
             )
         input_length, max_new_tokens = await self._check_length(body)
-        grammar = None if parameters.grammar is None else await self._compile(parameters.grammar)
+        if parameters.grammar is not None:
+            sampling = replace(sampling, grammar=await self._compile(parameters.grammar))
         return ValidRequest(
             inputs=body.inputs,
             input_length=input_length,
             truncate=parameters.truncate or limits.max_input_tokens,
             max_new_tokens=max_new_tokens,
-            seed=random.getrandbits(64) if parameters.seed is None else parameters.seed,
-            temperature=sampling.temperature,
-            top_k=parameters.top_k or 0,
-            top_p=sampling.top_p,
-            typical_p=sampling.typical_p,
-            do_sample=parameters.do_sample,
-            repetition_penalty=sampling.repetition_penalty,
-            frequency_penalty=sampling.frequency_penalty,
-            watermark=parameters.watermark,
+            sampling=sampling,
             stop_sequences=tuple(parameters.stop),
             top_n_tokens=parameters.top_n_tokens or 0,
             decoder_input_details=parameters.decoder_input_details,
             add_special_tokens=body.add_special_tokens,
             adapter_id=parameters.adapter_id,
-            grammar=grammar,
         )
 
     async def _compile(self, grammar: Grammar) -> ShardGrammar:
@@ -124,44 +115,3 @@ class Validator:
                 f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {input_length}"
             )
         return input_length, min(wanted, room)
-
-
-@dataclass(frozen=True)
-class SamplingNumbers:
-    """As 32-bit floats, which is what the shard receives."""
-
-    temperature: float
-    repetition_penalty: float
-    frequency_penalty: float
-    top_p: float
-    typical_p: float
-
-
-def check_sampling(parameters: GenerateParameters) -> SamplingNumbers:
-    """The numbers that shape the distribution, 1.0 or 0.0 where absent. Raises ValidationError."""
-    distribution = (parameters.temperature, parameters.top_k, parameters.top_p, parameters.typical_p)
-    samples = parameters.do_sample or any(value is not None for value in distribution)
-    if (parameters.best_of or 1) > 1 and not samples:
-        raise ValidationError("you must use sampling when `best_of` is > 1")
-    temperature = number(parameters.temperature, 1.0)
-    if not temperature > 0:
-        raise ValidationError("`temperature` must be strictly positive")
-    repetition_penalty = number(parameters.repetition_penalty, 1.0)
-    if not repetition_penalty > 0:
-        raise ValidationError("`repetition_penalty` must be strictly positive")
-    frequency_penalty = number(parameters.frequency_penalty, 0.0)
-    if not -2 <= frequency_penalty <= 2:
-        raise ValidationError("`frequency_penalty` must be >= -2.0 and <= 2.0")
-    top_p = number(parameters.top_p, 1.0)
-    if parameters.top_p is not None and not 0 < top_p < 1:
-        raise ValidationError("`top_p` must be > 0.0 and < 1.0")
-    typical_p = number(parameters.typical_p, 1.0)
-    if parameters.typical_p is not None and not 0 < typical_p < 1:
-        raise ValidationError("`typical_p` must be > 0.0 and < 1.0")
-    if parameters.top_k is not None and parameters.top_k <= 0:
-        raise ValidationError("`top_k` must be strictly positive")
-    return SamplingNumbers(temperature, repetition_penalty, frequency_penalty, top_p, typical_p)
-
-
-def number(value: float | None, absent: float) -> float:
-    return absent if value is None else to_float32(value)

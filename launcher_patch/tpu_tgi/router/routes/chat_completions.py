@@ -6,6 +6,7 @@ from starlette.responses import Response
 from tpu_tgi.router.api.timing import stream_headers
 from tpu_tgi.router.chat.answer import chat_answer
 from tpu_tgi.router.chat.prompt import ChatPrompt, chat_prompt, text_prompt
+from tpu_tgi.router.chat.request import ChatRequest
 from tpu_tgi.router.chat.stream import ChatStream
 from tpu_tgi.router.chat.tool_call import parse_call
 from tpu_tgi.router.chat.tools import NO_TOOL
@@ -15,7 +16,6 @@ from tpu_tgi.router.http.disconnect import unless_client_leaves
 from tpu_tgi.router.http.json_response import json_response
 from tpu_tgi.router.http.operation import GENERATION_ERRORS, Operation
 from tpu_tgi.router.http.sse import EventStream
-from tpu_tgi.router.openai.chat_request import ChatRequest
 from tpu_tgi.router.openai.responses import ChatChunk, ChatCompletion, StreamErrorEvent
 from tpu_tgi.router.routes.generate import timed
 

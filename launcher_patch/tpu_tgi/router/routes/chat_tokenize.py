@@ -6,11 +6,11 @@ from starlette.responses import Response
 
 from tpu_tgi.router.api.responses import ChatTokenizeResponse
 from tpu_tgi.router.chat.prompt import chat_prompt
+from tpu_tgi.router.chat.request import ChatRequest
 from tpu_tgi.router.context import context_of
 from tpu_tgi.router.http.body import read_body
 from tpu_tgi.router.http.json_response import long_json_response
 from tpu_tgi.router.http.operation import Operation
-from tpu_tgi.router.openai.chat_request import ChatRequest
 
 
 async def chat_tokenize(request: Request) -> Response:

@@ -7,7 +7,6 @@ from starlette.responses import Response
 
 from tpu_tgi.router.api.completion_stream import completion_events
 from tpu_tgi.router.api.timing import stream_headers, summed_headers
-from tpu_tgi.router.chat.prompt import adapter
 from tpu_tgi.router.context import RouterContext, context_of
 from tpu_tgi.router.errors import SuffixError, TooManyPromptsError
 from tpu_tgi.router.http.body import read_body
@@ -24,8 +23,7 @@ from tpu_tgi.router.openai.responses import (
     StreamErrorEvent,
     usage,
 )
-from tpu_tgi.router.openai.values import sampling
-from tpu_tgi.router.requests.schemas import GenerateParameters, GenerateRequest
+from tpu_tgi.router.requests.schemas import GenerateRequest
 from tpu_tgi.router.routes.generate import timed
 from tpu_tgi.router.shard.generation import GenerationResult
 
@@ -67,19 +65,7 @@ async def answer_completion(request: Request, body: CompletionRequest) -> Respon
 
 def generate_requests(body: CompletionRequest) -> list[GenerateRequest]:
     """One for each prompt, with the same parameters."""
-    do_sample, temperature = sampling(body.temperature)
-    parameters = GenerateParameters(
-        do_sample=do_sample,
-        temperature=temperature,
-        top_p=body.top_p,
-        repetition_penalty=body.repetition_penalty,
-        frequency_penalty=body.frequency_penalty,
-        max_new_tokens=body.max_tokens,
-        stop=body.stop or [],
-        seed=body.seed,
-        details=True,
-        adapter_id=adapter(body.model),
-    )
+    parameters = body.parameters(max_new_tokens=body.max_tokens, repetition_penalty=body.repetition_penalty)
     return [GenerateRequest(inputs=prompt, parameters=parameters) for prompt in body.prompt]
 
 

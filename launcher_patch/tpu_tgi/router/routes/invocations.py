@@ -8,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tpu_tgi.router.api.responses import ErrorBody, GenerateResponse, StreamResponse
+from tpu_tgi.router.chat.request import ChatRequest
 from tpu_tgi.router.context import context_of
 from tpu_tgi.router.http.body import not_deserialized, read_json, rejected
 from tpu_tgi.router.http.operation import GENERATION_ERRORS, Operation
-from tpu_tgi.router.openai.chat_request import ChatRequest
 from tpu_tgi.router.openai.completion_request import CompletionRequest
 from tpu_tgi.router.openai.responses import (
     ChatChunk,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tpu_tgi.router.requests.grammar import ShardGrammar
+from tpu_tgi.router.requests.sampling import SamplingParameters
 
 
 @dataclass(frozen=True)
@@ -15,30 +15,19 @@ class ValidRequest:
         input_length: tokens of the prompt after truncation.
         truncate: keep at most this many tokens of the prompt, the last ones.
         max_new_tokens: `input_length + max_new_tokens` is at most the server's max_total_tokens.
-        top_k: 0 is off. top_p, typical_p: 1.0 is off.
         decoder_input_details: ask the shard for the logprobs of the prompt.
-        grammar: what the whole answer must match.
     """
 
     inputs: str
     input_length: int
     truncate: int
     max_new_tokens: int
-    seed: int
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    typical_p: float = 1.0
-    do_sample: bool = False
-    repetition_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    watermark: bool = False
+    sampling: SamplingParameters
     stop_sequences: tuple[str, ...] = ()
     top_n_tokens: int = 0
     decoder_input_details: bool = False
     add_special_tokens: bool = True
     adapter_id: str | None = None
-    grammar: ShardGrammar | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from text_generation_server.pb import messages_pb2 as pb
 from tpu_tgi.router.errors import ShardProtocolError
+from tpu_tgi.router.requests.sampling import SamplingParameters
 from tpu_tgi.router.shard.generation import (
     BatchedRequest,
     CachedBatch,
@@ -46,21 +47,7 @@ def to_request(batched: BatchedRequest) -> pb.Request:
         add_special_tokens=request.add_special_tokens,
         prefill_logprobs=request.decoder_input_details,
         top_n_tokens=request.top_n_tokens,
-        parameters=pb.NextTokenChooserParameters(
-            temperature=request.temperature,
-            top_k=request.top_k,
-            top_p=request.top_p,
-            typical_p=request.typical_p,
-            do_sample=request.do_sample,
-            seed=request.seed,
-            repetition_penalty=request.repetition_penalty,
-            frequency_penalty=request.frequency_penalty,
-            watermark=request.watermark,
-            grammar="" if request.grammar is None else request.grammar.text,
-            grammar_type=pb.GRAMMAR_TYPE_NONE
-            if request.grammar is None
-            else GRAMMAR_TYPES[request.grammar.kind],
-        ),
+        parameters=to_parameters(request.sampling),
         stopping_parameters=pb.StoppingCriteriaParameters(
             max_new_tokens=request.max_new_tokens,
             stop_sequences=request.stop_sequences,
@@ -75,6 +62,24 @@ def to_request(batched: BatchedRequest) -> pb.Request:
     if batched.chunk_len is not None:
         message.chunk_len = batched.chunk_len
     return message
+
+
+def to_parameters(sampling: SamplingParameters) -> pb.NextTokenChooserParameters:
+    """How the shard chooses the tokens of a request."""
+    grammar = sampling.grammar
+    return pb.NextTokenChooserParameters(
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        typical_p=sampling.typical_p,
+        do_sample=sampling.do_sample,
+        seed=sampling.seed,
+        repetition_penalty=sampling.repetition_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        watermark=sampling.watermark,
+        grammar="" if grammar is None else grammar.text,
+        grammar_type=pb.GRAMMAR_TYPE_NONE if grammar is None else GRAMMAR_TYPES[grammar.kind],
+    )
 
 
 def to_cached_batch(batch: CachedBatch) -> pb.CachedBatch:

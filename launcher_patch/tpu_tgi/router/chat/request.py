@@ -4,11 +4,11 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from tpu_tgi.router.http.request_body import Items, RequestBody, Unsigned32, Unsigned64
-from tpu_tgi.router.openai.messages import Message
-from tpu_tgi.router.openai.response_format import ResponseFormat
-from tpu_tgi.router.openai.tools import Tool, ToolChoice
-from tpu_tgi.router.openai.values import StopSequences, TopP
+from tpu_tgi.router.chat.messages import Message
+from tpu_tgi.router.chat.response_format import ResponseFormat
+from tpu_tgi.router.chat.tools import Tool, ToolChoice
+from tpu_tgi.router.http.request_body import Items, RequestBody, Unsigned32
+from tpu_tgi.router.openai.sampled_request import SampledRequest
 
 
 class StreamOptions(RequestBody):
@@ -17,7 +17,7 @@ class StreamOptions(RequestBody):
     include_usage: bool = False
 
 
-class ChatRequest(RequestBody):
+class ChatRequest(SampledRequest):
     """A conversation to go on with. It is sampled unless `temperature` is 0.
 
     Attributes:
@@ -30,8 +30,6 @@ class ChatRequest(RequestBody):
     """
 
     messages: Items[Message]
-    model: str | None = None
-    frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: Items[float] | dict[str, Any] | None = None
     logprobs: bool | None = None
@@ -39,12 +37,7 @@ class ChatRequest(RequestBody):
     max_tokens: Unsigned32 | None = None
     max_completion_tokens: Unsigned32 | None = Field(default=None, description="Newer name of `max_tokens`.")
     n: Unsigned32 | None = None
-    stop: StopSequences | None = None
-    stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    seed: Unsigned64 | None = None
-    temperature: float | None = None
-    top_p: TopP = None
     tools: Items[Tool] | None = None
     tool_prompt: str | None = None
     tool_choice: ToolChoice | None = None
