@@ -8,8 +8,7 @@ import typer.testing
 
 from tpu_tgi.cli import serve
 from tpu_tgi.options.option import Panel
-from tpu_tgi.options.stock_only import STOCK_ONLY_VARIABLES
-from tpu_tgi.options.table import OPTIONS
+from tpu_tgi.options.table import OPTIONS, STOCK_ONLY_VARIABLES
 from tpu_tgi.router.settings import RouterSettings
 
 # Every option of the stock launcher v3.3.7: `text-generation-launcher --help`.

@@ -8,8 +8,8 @@ from text_generation_server.errors import InvalidSettingError
 from tpu_tgi.logs import level_of
 from tpu_tgi.options.command import Choices
 from tpu_tgi.options.key_file import read_keys
-from tpu_tgi.options.server import Page
 from tpu_tgi.options.stock_only import refuse_stock_only
+from tpu_tgi.options.table import Page
 from tpu_tgi.parameters.derivation import Parameters
 from tpu_tgi.router.settings import RouterSettings
 

@@ -1,25 +1,8 @@
-"""Options that only the stock launcher knows: passed on to it as they are, refused by the embedded one."""
+"""Refusal of what only the stock launcher can serve."""
 
 from text_generation_server.errors import InvalidSettingError
 from tpu_tgi.options.command import Choices
-from tpu_tgi.options.table import OPTIONS
-
-# Their names as variables, which nobody else would notice. MASTER_ADDR and MASTER_PORT are not among them: other
-# programs set these, and they say nothing to one process.
-STOCK_ONLY_VARIABLES = (
-    "SHARDED",
-    "SPECULATE",
-    "KV_CACHE_DTYPE",
-    "CUDA_GRAPHS",
-    "CUDA_MEMORY_FRACTION",
-    "DISABLE_CUSTOM_KERNELS",
-    "ROPE_SCALING",
-    "ROPE_FACTOR",
-    "NGROK",
-    "NGROK_AUTHTOKEN",
-    "NGROK_EDGE",
-    "USAGE_STATS",
-)
+from tpu_tgi.options.table import OPTIONS, STOCK_ONLY_VARIABLES
 
 
 def refuse_stock_only(choices: Choices) -> None:

@@ -1,8 +1,439 @@
-"""All options of `tpu-tgi`. Those that only the stock launcher knows are in `stock_only`."""
+"""All options of `tpu-tgi`, as one table: the command line, the variables, the config file, shell completion,
+`--help` and docs/parameters.md are made from it or compared with it.
 
-from tpu_tgi.options.model import MODEL
-from tpu_tgi.options.requests import ADMISSION, REQUESTS
-from tpu_tgi.options.server import LAUNCHER, SERVER
-from tpu_tgi.options.shape import SHAPE
+What each field means is said in `option.Option`.
+"""
 
-OPTIONS = MODEL + SHAPE + ADMISSION + REQUESTS + SERVER + LAUNCHER
+from enum import StrEnum
+
+from tpu_tgi.options.option import Option, Panel
+
+LAST_PORT = 65535
+
+
+class Dtype(StrEnum):
+    """What the shard can be asked for; the stock launcher does not know float32."""
+
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+
+class Page(StrEnum):
+    """Whether there is a web page for trying the model."""
+
+    ON = "on"
+    OFF = "off"
+
+
+OPTIONS = (
+    Option(
+        "--model-id",
+        Panel.MODEL,
+        str,
+        "Local directory of the model, or its name on the Hugging Face hub.",
+        required=True,
+        unit="MODEL",
+    ),
+    Option(
+        "--served-model-name",
+        Panel.MODEL,
+        str,
+        "Name of the model in answers, /info and /v1/models; only the embedded router can change it.",
+        unit="NAME",
+        otherwise="--model-id",
+        own=True,
+    ),
+    Option(
+        "--revision",
+        Panel.MODEL,
+        str,
+        "Branch, tag or commit of a model on the hub.",
+        unit="REVISION",
+        otherwise="the hub's default branch",
+    ),
+    Option(
+        "--dtype",
+        Panel.MODEL,
+        Dtype,
+        "Data type of weights and KV cache: float16, bfloat16 or float32.",
+        unit="DTYPE",
+        otherwise="bfloat16 on a TPU, float32 on a CPU",
+    ),
+    Option(
+        "--quantize",
+        Panel.MODEL,
+        str,
+        "Format of linear layers: int8 (also eetq, bitsandbytes) or fp8 convert them; gptq, awq and "
+        "compressed-tensors describe a model that is quantized already.",
+        unit="FORMAT",
+        otherwise="as the model's files have them",
+    ),
+    Option(
+        "--trust-remote-code",
+        Panel.MODEL,
+        bool,
+        "Accepted and ignored: code from a model's repository is never run.",
+        default=False,
+    ),
+    Option(
+        "--lora-adapters",
+        Panel.MODEL,
+        str,
+        "LoRA adapters as `name=directory` or names on the hub, separated by commas.",
+        unit="ADAPTERS",
+        shard_variable="LORA_ADAPTERS",
+    ),
+    Option(
+        "--tokenizer-config-path",
+        Panel.MODEL,
+        str,
+        "File to read instead of the model's own tokenizer_config.json.",
+        unit="FILE",
+    ),
+    Option(
+        "--huggingface-hub-cache",
+        Panel.MODEL,
+        str,
+        "Directory of downloaded models.",
+        unit="DIRECTORY",
+        otherwise="huggingface_hub's own",
+        shard_variable="HUGGINGFACE_HUB_CACHE",
+    ),
+    Option(
+        "--weights-cache-override",
+        Panel.MODEL,
+        str,
+        "Directory that holds the model or downloaded models; searched before the hub cache.",
+        unit="DIRECTORY",
+        shard_variable="WEIGHTS_CACHE_OVERRIDE",
+    ),
+    Option(
+        "--max-batch-size",
+        Panel.SHAPE,
+        int,
+        "Number of requests that run at once; also HF_BATCH_SIZE.",
+        unit="REQUESTS",
+        otherwise="what fits in the device, 4 on a CPU",
+        least=1,
+    ),
+    Option(
+        "--max-total-tokens",
+        Panel.SHAPE,
+        int,
+        "Maximum length of prompt and answer together; also HF_SEQUENCE_LENGTH.",
+        unit="TOKENS",
+        otherwise="what the model allows, at most 2048",
+        least=2,
+    ),
+    Option(
+        "--max-input-tokens",
+        Panel.SHAPE,
+        int,
+        "Maximum length of a prompt.",
+        unit="TOKENS",
+        otherwise="--max-total-tokens less 1",
+        least=1,
+    ),
+    Option(
+        "--max-input-length",
+        Panel.SHAPE,
+        int,
+        "Old name of --max-input-tokens.",
+        unit="TOKENS",
+        otherwise="as --max-input-tokens",
+        least=1,
+    ),
+    Option(
+        "--max-batch-prefill-tokens",
+        Panel.SHAPE,
+        int,
+        "Maximum total length of the prompts that are prefilled together.",
+        unit="TOKENS",
+        otherwise="--max-total-tokens: one longest prompt, or several short ones",
+        least=1,
+    ),
+    Option(
+        "--max-batch-total-tokens",
+        Panel.SHAPE,
+        int,
+        "Maximum total length of all running requests: batch size times sequence length.",
+        unit="TOKENS",
+        otherwise="what the shard holds",
+        least=1,
+    ),
+    Option(
+        "--max-concurrent-requests",
+        Panel.SHAPE,
+        int,
+        "Maximum number of requests that run or wait; more are refused with status 429.",
+        unit="REQUESTS",
+        otherwise="128, or twice the batch size if that is more",
+        least=1,
+    ),
+    Option(
+        "--num-shard",
+        Panel.SHAPE,
+        int,
+        "Number of chips that share the model; also HF_NUM_CHIPS.",
+        unit="CHIPS",
+        otherwise="all of the host",
+        least=1,
+    ),
+    Option(
+        "--waiting-served-ratio",
+        Panel.ADMISSION,
+        float,
+        "Ratio of waiting to running requests below which waiting ones are not added to the running "
+        "batch. 0 adds them at once, which costs nothing here: running requests are not recomputed.",
+        unit="RATIO",
+        default=0.0,
+        least=0,
+    ),
+    Option(
+        "--max-waiting-tokens",
+        Panel.ADMISSION,
+        int,
+        "Number of decode steps after which waiting requests are added even below that ratio.",
+        unit="STEPS",
+        default=20,
+        least=0,
+    ),
+    Option(
+        "--max-client-batch-size",
+        Panel.ADMISSION,
+        int,
+        "Maximum number of prompts in one request to /v1/completions.",
+        unit="PROMPTS",
+        default=4,
+        least=1,
+    ),
+    Option(
+        "--payload-limit",
+        Panel.ADMISSION,
+        int,
+        "Maximum size of a request body.",
+        unit="BYTES",
+        default=2_000_000,
+        least=1,
+    ),
+    Option(
+        "--validation-workers",
+        Panel.ADMISSION,
+        int,
+        "Number of threads that tokenize prompts.",
+        unit="THREADS",
+        default=2,
+        least=1,
+    ),
+    Option(
+        "--max-best-of",
+        Panel.REQUESTS,
+        int,
+        "Maximum value of `best_of`.",
+        unit="SEQUENCES",
+        default=2,
+        least=1,
+    ),
+    Option(
+        "--max-stop-sequences",
+        Panel.REQUESTS,
+        int,
+        "Maximum number of `stop` sequences.",
+        unit="SEQUENCES",
+        default=4,
+        least=0,
+    ),
+    Option(
+        "--max-top-n-tokens",
+        Panel.REQUESTS,
+        int,
+        "Maximum value of `top_n_tokens`.",
+        unit="TOKENS",
+        default=5,
+        least=0,
+    ),
+    Option(
+        "--enable-prefill-logprobs",
+        Panel.REQUESTS,
+        bool,
+        "Return the logprobs of prompt tokens to requests that ask for them.",
+        default=False,
+        shard_variable="REQUEST_LOGPROBS",
+    ),
+    Option(
+        "--disable-grammar-support", Panel.REQUESTS, bool, "Refuse requests with a grammar.", default=False
+    ),
+    Option(
+        "--watermark-gamma",
+        Panel.REQUESTS,
+        float,
+        "Fraction of the vocabulary that a watermark favors.",
+        unit="PART",
+        otherwise="0.5",
+        shard_variable="WATERMARK_GAMMA",
+    ),
+    Option(
+        "--watermark-delta",
+        Panel.REQUESTS,
+        float,
+        "Value that a watermark adds to the logits of that fraction.",
+        unit="LOGIT",
+        otherwise="2",
+        shard_variable="WATERMARK_DELTA",
+    ),
+    Option(
+        "--hostname",
+        Panel.SERVER,
+        str,
+        "IP address to listen on; any other name, such as the one that containers set, means 0.0.0.0.",
+        unit="ADDRESS",
+        default="0.0.0.0",
+    ),
+    Option(
+        "--port",
+        Panel.SERVER,
+        int,
+        "Port of the HTTP API.",
+        unit="PORT",
+        default=3000,
+        least=0,
+        most=LAST_PORT,
+        short="-p",
+    ),
+    Option(
+        "--prometheus-port",
+        Panel.SERVER,
+        int,
+        "Port that the stock router binds briefly while it starts.",
+        unit="PORT",
+        otherwise="9000, or a free one if that is taken",
+        least=1,
+        most=LAST_PORT,
+        stock_only=True,
+    ),
+    Option(
+        "--api-key",
+        Panel.SERVER,
+        str,
+        "API key that clients send as `Authorization: Bearer ...`.",
+        unit="KEY",
+    ),
+    Option(
+        "--api-key-file",
+        Panel.SERVER,
+        str,
+        "File with one API key per line. Unlike --api-key, it is not visible in the process list.",
+        unit="FILE",
+        own=True,
+    ),
+    Option(
+        "--page",
+        Panel.SERVER,
+        Page,
+        "Web page for trying the model at the address of the service: on or off. The stock router has none.",
+        unit="on/off",
+        default=Page.ON,
+        own=True,
+    ),
+    Option(
+        "--page-port",
+        Panel.SERVER,
+        int,
+        "Port of that web page beside the stock router; a small process serves it and forwards "
+        "everything else to the router.",
+        unit="PORT",
+        otherwise="no page beside the stock router",
+        least=1,
+        most=LAST_PORT,
+        own=True,
+        stock_only=True,
+    ),
+    Option(
+        "--cors-allow-origin",
+        Panel.SERVER,
+        list[str],
+        "Origin of web pages that may call the API; may be repeated.",
+        unit="ORIGIN",
+        default=[],
+        otherwise="every origin",
+    ),
+    Option(
+        "--shard-uds-path",
+        Panel.SERVER,
+        str,
+        "Path of the unix socket between router and shard; -0 is appended.",
+        unit="PATH",
+        otherwise="in a private directory of this run; with the stock launcher /tmp/text-generation-server",
+    ),
+    Option(
+        "--graceful-termination-timeout",
+        Panel.SERVER,
+        int,
+        "Time that running requests get on SIGTERM, and that the shard then gets to exit.",
+        unit="SECONDS",
+        default=90,
+        least=0,
+    ),
+    Option(
+        "--otlp-endpoint",
+        Panel.SERVER,
+        str,
+        "Address of an OpenTelemetry collector for traces (gRPC).",
+        unit="URL",
+        otherwise="no traces",
+    ),
+    Option(
+        "--otlp-service-name",
+        Panel.SERVER,
+        str,
+        "Service name in traces.",
+        unit="NAME",
+        otherwise="text-generation-inference.router, for shards .server",
+    ),
+    Option("--json-output", Panel.SERVER, bool, "Log in JSON.", default=False),
+    Option(
+        "--embedded",
+        Panel.LAUNCHER,
+        bool,
+        "Use the launcher and router in Python even if the stock programs are in PATH.",
+        default=False,
+        own=True,
+    ),
+    Option(
+        "--dry-run",
+        Panel.LAUNCHER,
+        bool,
+        "Print the derived numbers, the memory they need and the command that would be started, and exit.",
+        default=False,
+        own=True,
+    ),
+    Option(
+        "--log-level",
+        Panel.LAUNCHER,
+        str,
+        "Log level of launcher, router and shard. The stock programs also take filters such as "
+        "text_generation_router=debug.",
+        unit="LEVEL",
+        default="INFO",
+        own=True,
+    ),
+)
+
+# Options that only the stock launcher knows, by their names as variables: passed on to it as they are, refused by the
+# embedded one. MASTER_ADDR and MASTER_PORT are not among them: other programs set these, and they say nothing to one
+# process.
+STOCK_ONLY_VARIABLES = (
+    "SHARDED",
+    "SPECULATE",
+    "KV_CACHE_DTYPE",
+    "CUDA_GRAPHS",
+    "CUDA_MEMORY_FRACTION",
+    "DISABLE_CUSTOM_KERNELS",
+    "ROPE_SCALING",
+    "ROPE_FACTOR",
+    "NGROK",
+    "NGROK_AUTHTOKEN",
+    "NGROK_EDGE",
+    "USAGE_STATS",
+)

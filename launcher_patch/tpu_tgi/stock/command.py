@@ -5,10 +5,8 @@ from typing import Any
 
 from text_generation_server.errors import InvalidSettingError
 from tpu_tgi.options.command import Choices
-from tpu_tgi.options.model import Dtype
-from tpu_tgi.options.option import Option
-from tpu_tgi.options.shape import SHAPE
-from tpu_tgi.options.table import OPTIONS
+from tpu_tgi.options.option import Option, Panel
+from tpu_tgi.options.table import OPTIONS, Dtype
 from tpu_tgi.parameters.derivation import Parameters
 from tpu_tgi.stock.programs import StockPrograms
 
@@ -24,7 +22,7 @@ def launcher_command(
     """The command line. Options that were given as variables stay variables, unless they were derived from."""
     command = [programs.launcher, *shape_arguments(programs, parameters)]
     for option in OPTIONS:
-        if option.own or option in SHAPE:
+        if option.own or option.panel is Panel.SHAPE:
             continue
         if option.name in ALWAYS or choices.sources.get(option.name) == option.flag:
             command += arguments(option, stock_value(option, choices.values[option.name]))
@@ -73,7 +71,7 @@ def launcher_environment(programs: StockPrograms, choices: Choices, parameters: 
         given = environment.pop(option.variable, None) if not option.own else None
         if given and isinstance(value := choices.values[option.name], bool):
             environment[option.variable] = "true" if value else "false"
-        elif given and option not in SHAPE:
+        elif given and option.panel is not Panel.SHAPE:
             environment[option.variable] = stock_value(option, given)
     if parameters.chips is not None:
         environment["HF_NUM_CHIPS"] = str(parameters.chips)
