@@ -1,4 +1,4 @@
-"""Settings that must stand before torch_xla is imported, and eight virtual devices for the tests of several chips."""
+"""Settings that must stand before torch_xla is imported, eight devices for the tests of several chips, and the log."""
 
 import os
 
@@ -7,7 +7,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from collections.abc import Iterator
+
 import jax
+import pytest
+from loguru import logger
 
 # Only of this process: a server that a test starts has one device, as the CPU of a user has.
 flags = os.environ.get("XLA_FLAGS")
@@ -17,3 +21,11 @@ if flags is None:
     del os.environ["XLA_FLAGS"]
 else:
     os.environ["XLA_FLAGS"] = flags
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """pytest's own, which knows the standard library's records only."""
+    sink = logger.add(caplog.handler, format="{message}", level=0)
+    yield caplog
+    logger.remove(sink)

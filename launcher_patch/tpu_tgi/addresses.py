@@ -1,16 +1,15 @@
 """The two addresses of the service, checked before a model is loaded."""
 
 import ipaddress
-import logging
 import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from text_generation_server.errors import InvalidSettingError
+from loguru import logger
 
-logger = logging.getLogger(__name__)
+from text_generation_server.errors import InvalidSettingError
 
 EVERYWHERE = "0.0.0.0"
 
@@ -49,7 +48,7 @@ def ip_address(hostname: str) -> str:
     try:
         return str(ipaddress.ip_address(hostname))
     except ValueError:
-        logger.warning("`--hostname %s` is not an IP address: serving on %s", hostname, EVERYWHERE)
+        logger.warning("`--hostname {}` is not an IP address: serving on {}", hostname, EVERYWHERE)
         return EVERYWHERE
 
 

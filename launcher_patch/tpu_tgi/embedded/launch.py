@@ -2,12 +2,13 @@
 
 import asyncio
 import importlib.util
-import logging
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Self
+
+from loguru import logger
 
 from tpu_tgi.dry_run import command_section
 from tpu_tgi.embedded.launcher import launch
@@ -17,8 +18,6 @@ from tpu_tgi.embedded.shard_process import EXECUTABLE
 from tpu_tgi.logs import configure, log_remarks
 from tpu_tgi.options.command import Choices
 from tpu_tgi.parameters.derivation import Parameters
-
-logger = logging.getLogger(__name__)
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -55,7 +54,7 @@ class EmbeddedLaunch:
         log_remarks((*remarks, *missing_libtpu(Path("/dev"))))
         if self.settings.hostname not in LOOPBACK and not self.settings.router.keys:
             logger.warning(
-                "Everybody who reaches `--hostname %s` may use this service: give `--api-key KEY`, or "
+                "Everybody who reaches `--hostname {}` may use this service: give `--api-key KEY`, or "
                 "`--hostname 127.0.0.1`",
                 self.settings.hostname,
             )

@@ -1,13 +1,14 @@
 """Starts the shard, serves in front of it, and stops both."""
 
 import asyncio
-import logging
 import os
 import signal
 import socket
 import time
 from contextlib import ExitStack
 from typing import Any
+
+from loguru import logger
 
 from text_generation_server.errors import InvalidSettingError, UnsupportedModelError
 from text_generation_server.hub import model_directory
@@ -20,8 +21,6 @@ from tpu_tgi.router.errors import RouterStartError, ShardError, ShardProtocolErr
 from tpu_tgi.router.model.texts import ModelTexts, load_texts
 from tpu_tgi.router.server import Router
 from tpu_tgi.terminal.progress import progress_bar
-
-logger = logging.getLogger(__name__)
 
 # What the answers that are running when the shard dies need to say so.
 LAST_WORDS_SECONDS = 5.0
@@ -63,7 +62,7 @@ async def launch(settings: LauncherSettings) -> int:
         DownloadError,
         UnsupportedModelError,
     ) as error:
-        logger.error("%s", error)
+        logger.error("{}", error)
         return 1
     finally:
         stopping.cancel()

@@ -2,13 +2,15 @@
 
 import asyncio
 import json
-import logging
 from collections import deque
+
+import loguru
 
 from tpu_tgi.embedded.warming_up import WarmUp
 from tpu_tgi.logs import LEVELS
 
-logger = logging.getLogger("text-generation-server")
+# The records of the shard have its name, as with the stock launcher.
+logger = loguru.logger.bind(target="text-generation-server")
 
 # Enough for any traceback.
 KEPT_LINES = 200
@@ -29,8 +31,8 @@ def forward_line(line: str) -> str:
         record = json.loads(line)
         text, level = str(record["text"]).rstrip(), LEVELS[record["record"]["level"]["name"]]
     except (ValueError, TypeError, KeyError, AttributeError):
-        text, level = line, logging.INFO
-    logger.log(level, "%s", text)
+        text, level = line, "INFO"
+    logger.log(level, "{}", text)
     return text
 
 
@@ -44,7 +46,7 @@ async def keep(stream: asyncio.StreamReader, lines: deque[str]) -> None:
     """Keeps the last lines of stderr, which are logged if the shard fails; until then at level DEBUG."""
     while line := await next_line(stream):
         lines.append(line.decode(errors="replace").rstrip())
-        logger.debug("stderr: %s", lines[-1])
+        logger.debug("stderr: {}", lines[-1])
 
 
 async def next_line(stream: asyncio.StreamReader) -> bytes:

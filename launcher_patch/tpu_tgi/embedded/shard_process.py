@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import shutil
 import signal
@@ -13,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from loguru import logger
+
 from text_generation_server.errors import InvalidSettingError
 from tpu_tgi.child import end_with_parent
 from tpu_tgi.embedded.shard_log import KEPT_LINES, LINE_LIMIT, forward, keep
 from tpu_tgi.embedded.warming_up import WarmUp
-
-logger = logging.getLogger(__name__)
 
 EXECUTABLE = "text-generation-server"
 POLL_SECONDS = 0.1
@@ -80,7 +79,7 @@ class ShardProcess:
             await asyncio.sleep(POLL_SECONDS)
             now = time.monotonic()
             if now - last_reminder >= REMINDER_SECONDS:
-                logger.info("Waiting for the shard to be ready: %.0f s", now - begin)
+                logger.info("Waiting for the shard to be ready: {:.0f} s", now - begin)
                 last_reminder = now
 
     async def exited(self) -> None:
@@ -92,7 +91,7 @@ class ShardProcess:
     def log_errors(self) -> None:
         """Logs the end of the shard's stderr."""
         for line in self._errors:
-            logger.error("%s: %s", EXECUTABLE, line)
+            logger.error("{}: {}", EXECUTABLE, line)
 
     async def finished(self) -> int:
         """The exit code, after all output was read; negative is a signal."""
@@ -110,7 +109,7 @@ class ShardProcess:
             try:
                 await asyncio.wait_for(self._process.wait(), timeout)
             except TimeoutError:
-                logger.warning("The shard did not stop within %.0f s and is killed", timeout)
+                logger.warning("The shard did not stop within {:.0f} s and is killed", timeout)
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
                 await self._process.wait()

@@ -5,7 +5,6 @@
 Page and router have to be of the same origin for browsers, and the stock router serves no files.
 """
 
-import logging
 import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from typing import Annotated
 import httpx2
 import typer
 import uvicorn
+from loguru import logger
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -24,8 +24,6 @@ from tpu_tgi.addresses import reserve
 from tpu_tgi.child import end_with_parent
 from tpu_tgi.logs import configure
 from tpu_tgi.page.serving import WithPage
-
-logger = logging.getLogger(__name__)
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -78,7 +76,7 @@ async def pass_on(request: Request) -> Response:
     try:
         answer = await client.send(passed, stream=True)
     except httpx2.TransportError as error:
-        logger.debug("%s: %s", client.base_url, error)
+        logger.debug("{}: {}", client.base_url, error)
         return JSONResponse({"status": "starting", "programs": None}, 503, {"retry-after": "5"})
     response = StreamingResponse(pieces(answer), answer.status_code)
     response.raw_headers = [
@@ -126,7 +124,7 @@ def main(
         # A stream that is still written when the service ends has lost its router anyway.
         timeout_graceful_shutdown=1,
     )
-    logger.info("The page is at http://%s:%d, in front of %s", hostname, port, router)
+    logger.info("The page is at http://{}:{}, in front of {}", hostname, port, router)
     uvicorn.Server(config).run(sockets=[listener])
 
 

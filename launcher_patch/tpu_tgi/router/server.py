@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-import logging
 import socket
 from collections.abc import Iterator
 from typing import Self
 
 import uvicorn
+from loguru import logger
 
 from tpu_tgi.router.app import make_app
 from tpu_tgi.router.chat.template import ChatTemplate
@@ -26,8 +26,6 @@ from tpu_tgi.router.shard.client import ShardClient
 from tpu_tgi.router.shard.generation import ShardInfo
 from tpu_tgi.router.shard.health import Health
 from tpu_tgi.router.shard.limits import ServingLimits, agree, prefill_tokens
-
-logger = logging.getLogger(__name__)
 
 EXAMPLE = (
     "curl 127.0.0.1:%d/generate -X POST -H 'Content-Type: application/json' "
@@ -58,8 +56,8 @@ class HttpServer(uvicorn.Server):
             raise RouterStartError(f"HTTP cannot be served, give another `--port`: {error}") from error
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]
-            logger.info("Ready: serving on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-            logger.info("Try it: %s", EXAMPLE % port)
+            logger.info("Ready: serving on http://{}:{}", f"[{host}]" if ":" in host else host, port)
+            logger.info("Try it: {}", EXAMPLE % port)
 
 
 class Router:
@@ -152,7 +150,7 @@ class Router:
                 settings.max_batch_size,
             )
             limits = agree(settings, info, warm)
-            logger.info("Shard (%s, %s) and router agree on %s", info.device_type, info.dtype, limits)
+            logger.info("Shard ({}, {}) and router agree on {}", info.device_type, info.dtype, limits)
         except ShardError as error:
             await client.close()
             raise RouterStartError(f"The shard could not be warmed up: {error}") from error

@@ -1,12 +1,13 @@
 """This process becomes the stock launcher, so signals and exit codes are its own."""
 
-import logging
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Self
+
+from loguru import logger
 
 from text_generation_server.errors import InvalidSettingError
 from tpu_tgi.dry_run import command_section
@@ -18,8 +19,6 @@ from tpu_tgi.stock.command import launcher_command, launcher_environment, refuse
 from tpu_tgi.stock.page import PageProcess
 from tpu_tgi.stock.ports import check_ports
 from tpu_tgi.stock.programs import StockPrograms
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class StockLaunch:
     def start(self, remarks: tuple[str, ...]) -> NoReturn:
         configure("INFO", self.json_output)
         log_remarks(remarks)
-        logger.info("Starting %s", self.programs)
+        logger.info("Starting {}", self.programs)
         sys.stdout.flush()
         if self.page is not None:
             self.page.start()

@@ -1,14 +1,13 @@
 """Where a model's chat template stands (HTTP reference, section 6.1)."""
 
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tpu_tgi.router.errors import RouterStartError
+from loguru import logger
 
-logger = logging.getLogger(__name__)
+from tpu_tgi.router.errors import RouterStartError
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        logger.warning("%s is not read: %s", file, error)
+        logger.warning("{} is not read: {}", file, error)
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -1,16 +1,14 @@
 """One line in the log, and one id, for each request."""
 
-import logging
 import re
 import time
 import uuid
 
+from loguru import logger
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tpu_tgi.page.files import PREFIX
-
-logger = logging.getLogger(__name__)
 
 HEADER = "x-request-id"
 
@@ -53,8 +51,8 @@ class RequestLog:
         finally:
             if not (scope["method"] in ("GET", "HEAD") and is_quiet(scope["path"]) and status == 200):
                 logger.log(
-                    logging.WARNING if status >= 429 or status == 0 else logging.INFO,
-                    "%s %s %s: %s, %d bytes, first after %.0f ms, all after %.0f ms",
+                    "WARNING" if status >= 429 or status == 0 else "INFO",
+                    "{} {} {}: {}, {} bytes, first after {:.0f} ms, all after {:.0f} ms",
                     request_id,
                     scope["method"],
                     # Any path can be asked for; what is not printable is escaped.

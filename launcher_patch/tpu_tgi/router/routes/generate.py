@@ -1,9 +1,9 @@
 """POST /generate: the whole answer at once."""
 
-import logging
 import time
 from dataclasses import asdict
 
+from loguru import logger
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,8 +17,6 @@ from tpu_tgi.router.http.operation import GENERATION_ERRORS, Operation
 from tpu_tgi.router.requests.schemas import GenerateRequest
 from tpu_tgi.router.scheduling.inference import Inference
 from tpu_tgi.router.shard.generation import GenerationResult, PromptToken, Token
-
-logger = logging.getLogger(__name__)
 
 
 async def generate(request: Request) -> Response:
@@ -50,7 +48,7 @@ async def timed(
     arrived = time.perf_counter()
     best, others = await run(context.inference, body)
     headers = timing_headers(arrived, body.inputs, best, context.compute_type)
-    logger.info("Answered: %s", ", ".join(f"{name[2:]} {value}" for name, value in list(headers.items())[2:]))
+    logger.info("Answered: {}", ", ".join(f"{name[2:]} {value}" for name, value in list(headers.items())[2:]))
     return best, others, headers
 
 

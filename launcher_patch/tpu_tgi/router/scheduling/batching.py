@@ -4,11 +4,12 @@ It makes the same calls in the same order as the stock router (protocol sections
 more than one call in flight.
 """
 
-import logging
 import math
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
+
+from loguru import logger
 
 from tpu_tgi.router.errors import GenerationError, ShardError, ShardProtocolError
 from tpu_tgi.router.metrics import Metrics
@@ -16,8 +17,6 @@ from tpu_tgi.router.scheduling.channel import NewToken, PromptTokens
 from tpu_tgi.router.scheduling.queue import Entry, WaitingQueue
 from tpu_tgi.router.shard.client import ShardClient
 from tpu_tgi.router.shard.generation import CachedBatch, Generation, NewBatch, Step
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -179,12 +178,12 @@ class BatchingLoop:
 
     async def _fail(self, error: ShardError, batch_ids: list[int], entries: dict[int, Entry]) -> None:
         """Fails every entry of a call and has the shard forget its batches."""
-        logger.error("%d requests failed: %s", len(entries), error)
+        logger.error("{} requests failed: {}", len(entries), error)
         for batch_id in batch_ids:
             try:
                 await self._client.clear_cache(batch_id)
             except ShardError as clear_error:
-                logger.error("The shard could not clear batch %d: %s", batch_id, clear_error)
+                logger.error("The shard could not clear batch {}: {}", batch_id, clear_error)
         for entry in entries.values():
             self._metrics.failed("generation")
             entry.channel.fail(GenerationError(str(error)))

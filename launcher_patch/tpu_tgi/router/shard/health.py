@@ -1,11 +1,9 @@
 """Whether the shard can serve."""
 
-import logging
+from loguru import logger
 
 from tpu_tgi.router.errors import ShardError
 from tpu_tgi.router.shard.client import ShardClient
-
-logger = logging.getLogger(__name__)
 
 
 class Health:
@@ -33,7 +31,7 @@ class Health:
         """
         waiting = self._client.seconds_in_call
         if waiting > self._hang_seconds:
-            logger.error("The shard is unhealthy: it has not answered a call for %.0f s", waiting)
+            logger.error("The shard is unhealthy: it has not answered a call for {:.0f} s", waiting)
             return False
         failures = self._failures
         try:
@@ -42,7 +40,7 @@ class Health:
             else:
                 await self._client.liveness()
         except ShardError as error:
-            logger.error("The shard is unhealthy: %s", error)
+            logger.error("The shard is unhealthy: {}", error)
             self._healthy = False
         else:
             self._healthy = failures == self._failures
