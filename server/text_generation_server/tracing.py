@@ -20,7 +20,14 @@ EXPORT_SECONDS = 2
 
 @contextmanager
 def traced_calls(endpoint: str, service_name: str) -> Iterator[grpc.ServerInterceptor]:
-    """An interceptor that makes the spans; leaving the context sends those that were not sent yet.
+    """An interceptor that makes a span of each call. Arguments and end as with `exported_spans`."""
+    with exported_spans(endpoint, service_name) as provider:
+        yield server_interceptor(tracer_provider=provider)
+
+
+@contextmanager
+def exported_spans(endpoint: str, service_name: str) -> Iterator[TracerProvider]:
+    """A provider whose spans are sent to a collector; leaving the context sends those that were not sent yet.
 
     Args:
         endpoint: of a collector that takes OTLP over gRPC, with or without `http://`. As with TGI's own server the
@@ -30,6 +37,6 @@ def traced_calls(endpoint: str, service_name: str) -> Iterator[grpc.ServerInterc
     exporter = OTLPSpanExporter(endpoint=endpoint, insecure=True, timeout=EXPORT_SECONDS)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     try:
-        yield server_interceptor(tracer_provider=provider)
+        yield provider
     finally:
         provider.shutdown()

@@ -72,6 +72,7 @@ class FakeShard:
     requests: list[pb.Request] = field(default_factory=list)
     largest_batch: int = 0
     warmups: list[pb.WarmupRequest] = field(default_factory=list)
+    traceparents: list[tuple[str, str | None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._batches: dict[int, list[LiveRequest]] = {}
@@ -121,6 +122,8 @@ class FakeShard:
 
     def answering(self, method: Callable[[Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
         async def call(request: Any, context: Any) -> Any:
+            traceparent = dict(context.invocation_metadata()).get("traceparent")
+            self.traceparents.append((type(request).__name__, traceparent))
             try:
                 return await method(request)
             except ProtocolViolationError as violation:

@@ -19,6 +19,7 @@ from tpu_tgi.router.errors import RouterStartError, ShardProtocolError
 from tpu_tgi.router.model.texts import load_texts
 from tpu_tgi.router.server import Router
 from tpu_tgi.router.settings import RouterSettings
+from tpu_tgi.router.tracing import Tracing
 
 START_SECONDS = 15.0
 
@@ -62,7 +63,9 @@ class RunningFront:
 
 
 @contextmanager
-def running_front(shard: FakeShard, settings: RouterSettings) -> Iterator[RunningFront]:
+def running_front(
+    shard: FakeShard, settings: RouterSettings, tracing: Tracing | None = None
+) -> Iterator[RunningFront]:
     """Fails at the end if the shard had anything to complain about, or if the router left something on it."""
     listener = reserve("127.0.0.1", 0)
     port: int = listener.getsockname()[1]
@@ -74,7 +77,7 @@ def running_front(shard: FakeShard, settings: RouterSettings) -> Iterator[Runnin
     async def serve() -> None:
         await shard.start()
         try:
-            router = await Router.start(settings, shard.socket_path, texts)
+            router = await Router.start(settings, shard.socket_path, texts, tracing)
             started.append((asyncio.get_running_loop(), router))
             await router.serve(listener)
         finally:

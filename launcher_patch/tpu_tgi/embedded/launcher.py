@@ -5,7 +5,8 @@ import os
 import signal
 import socket
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from loguru import logger
@@ -20,6 +21,7 @@ from tpu_tgi.embedded.warming_up import answering_503
 from tpu_tgi.router.errors import RouterStartError, ShardError, ShardProtocolError
 from tpu_tgi.router.model.texts import ModelTexts, load_texts
 from tpu_tgi.router.server import Router
+from tpu_tgi.router.tracing import Tracing
 from tpu_tgi.terminal.progress import progress_bar
 
 # What the answers that are running when the shard dies need to say so.
@@ -32,6 +34,9 @@ OBITUARY_SECONDS = 2.0
 SHARD_SECONDS = 5.0
 
 DOWNLOAD_STOP_SECONDS = 10.0
+
+# The stock router's name in traces.
+ROUTER_SERVICE = "text-generation-inference.router"
 
 
 class DownloadError(RuntimeError):
@@ -110,7 +115,9 @@ async def run(
     texts = await asyncio.to_thread(load_texts, directory, settings.router.tokenizer_config_path)
     shard = await ShardProcess.start(serve_arguments(settings, str(directory), uds_path), environment)
     exited = asyncio.create_task(shard.exited())
-    starting = asyncio.create_task(start_router(settings, f"{uds_path}-0", texts, shard, listener))
+    traces = ExitStack()
+    tracing = traces.enter_context(traced(settings))
+    starting = asyncio.create_task(start_router(settings, f"{uds_path}-0", texts, shard, listener, tracing))
     serving: asyncio.Task[None] | None = None
     stopped: float | None = None
     try:
@@ -143,6 +150,20 @@ async def run(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await shard.stop(left_for_shard(settings.graceful_termination_timeout, stopped))
+        # Sends the last spans; a collector that is gone holds this up for a moment.
+        await asyncio.to_thread(traces.close)
+
+
+@contextmanager
+def traced(settings: LauncherSettings) -> Iterator[Tracing]:
+    """The router's traces, if there is a collector. What exports them is imported only then."""
+    if settings.otlp_endpoint is None:
+        yield Tracing()
+        return
+    from text_generation_server.tracing import exported_spans
+
+    with exported_spans(settings.otlp_endpoint, settings.otlp_service_name or ROUTER_SERVICE) as provider:
+        yield Tracing(provider)
 
 
 def left_for_shard(timeout: float, stopped: float | None) -> float:
@@ -157,11 +178,12 @@ async def start_router(
     texts: ModelTexts,
     shard: ShardProcess,
     listener: socket.socket,
+    tracing: Tracing,
 ) -> Router:
     """Returns when the shard is warm. Raises RouterStartError."""
     async with answering_503(listener, shard.warm_up, page=settings.router.page), progress_bar(shard.warm_up):
         await shard.wait_for_socket(socket_path)
-        return await Router.start(settings.router, socket_path, texts)
+        return await Router.start(settings.router, socket_path, texts, tracing)
 
 
 async def raise_if_dead(exited: asyncio.Task[None]) -> None:

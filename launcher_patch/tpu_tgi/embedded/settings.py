@@ -22,7 +22,7 @@ class LauncherSettings:
         dtype, quantize, chips: None leaves it to the shard.
         hostname: an IP address or `localhost`.
         trust_remote_code: handed to the shard, which says that it is without effect.
-        otlp_endpoint, otlp_service_name: for the shard's traces; the embedded router makes none.
+        otlp_endpoint, otlp_service_name: for the traces of shard and router; None for the name is each one's own.
         shard_variables: what the shard reads from its environment beside the two numbers.
         shard_uds_path: the shard's socket is this path with `-0` appended; None is a private directory.
         logger_level: for the shard, in capitals.

@@ -19,9 +19,10 @@ from tpu_tgi.router.http.json_response import error_response
 from tpu_tgi.router.http.operation import Handler
 from tpu_tgi.router.http.request_log import RequestLog
 from tpu_tgi.router.routes import OPERATIONS, docs
+from tpu_tgi.router.tracing import Tracing
 
 
-def make_app(context: RouterContext) -> Starlette:
+def make_app(context: RouterContext, tracing: Tracing) -> Starlette:
     """The routes of the stock router, behind its API key and its rules for web pages (HTTP reference, 1.2)."""
     settings = context.settings
     app = Starlette(
@@ -38,6 +39,7 @@ def make_app(context: RouterContext) -> Starlette:
         ],
         middleware=[
             Middleware(RequestLog),
+            *tracing.middleware(),
             *(page(context) if settings.page else []),
             Middleware(
                 CORSMiddleware,

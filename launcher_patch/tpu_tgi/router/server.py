@@ -26,6 +26,7 @@ from tpu_tgi.router.shard.client import ShardClient
 from tpu_tgi.router.shard.generation import ShardInfo
 from tpu_tgi.router.shard.health import Health
 from tpu_tgi.router.shard.limits import ServingLimits, agree, prefill_tokens
+from tpu_tgi.router.tracing import Tracing
 
 EXAMPLE = (
     "curl 127.0.0.1:%d/generate -X POST -H 'Content-Type: application/json' "
@@ -70,6 +71,7 @@ class Router:
         info: ShardInfo,
         limits: ServingLimits,
         texts: ModelTexts,
+        tracing: Tracing,
     ) -> None:
         self._client = client
         tokenization = self._tokenization = Tokenization(texts.tokenizer, settings.validation_workers)
@@ -89,7 +91,7 @@ class Router:
             max_waiting_tokens=settings.max_waiting_tokens,
             chunking=info.support_chunking,
         )
-        self._batching = BatchingLoop(client, queue, rules, metrics)
+        self._batching = BatchingLoop(client, queue, rules, metrics, tracing)
         validator = Validator(
             ValidationLimits(
                 max_best_of=settings.max_best_of,
@@ -114,7 +116,7 @@ class Router:
             compute_type=settings.compute_type or f"1-{info.device_type}",
         )
         config = uvicorn.Config(
-            make_app(context),
+            make_app(context, tracing),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -128,7 +130,9 @@ class Router:
         self._http = HttpServer(config)
 
     @classmethod
-    async def start(cls, settings: RouterSettings, socket_path: str, texts: ModelTexts) -> Self:
+    async def start(
+        cls, settings: RouterSettings, socket_path: str, texts: ModelTexts, tracing: Tracing | None = None
+    ) -> Self:
         """Connects, clears and warms the shard up in the stock router's order (protocol section 1.3).
 
         Raises RouterStartError if shard and settings do not fit each other, or if the shard refuses.
@@ -157,7 +161,7 @@ class Router:
         except BaseException:
             await client.close()
             raise
-        return cls(settings, client, info, limits, texts)
+        return cls(settings, client, info, limits, texts, tracing or Tracing())
 
     async def serve(self, listener: socket.socket) -> None:
         """Serves until `stop` is called and everybody is answered; `listener` is bound and not yet listening.

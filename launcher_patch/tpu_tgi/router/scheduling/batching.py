@@ -17,6 +17,7 @@ from tpu_tgi.router.scheduling.channel import NewToken, PromptTokens
 from tpu_tgi.router.scheduling.queue import Entry, WaitingQueue
 from tpu_tgi.router.shard.client import ShardClient
 from tpu_tgi.router.shard.generation import CachedBatch, Generation, NewBatch, Step
+from tpu_tgi.router.tracing import Tracing
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,18 @@ class BatchingLoop:
     """Serves the queue until it is cancelled."""
 
     def __init__(
-        self, client: ShardClient, queue: WaitingQueue, rules: BatchingRules, metrics: Metrics
+        self,
+        client: ShardClient,
+        queue: WaitingQueue,
+        rules: BatchingRules,
+        metrics: Metrics,
+        tracing: Tracing,
     ) -> None:
         self._client = client
         self._queue = queue
         self._rules = rules
         self._metrics = metrics
+        self._tracing = tracing
         # Steps since the running batch last admitted somebody.
         self._waiting_tokens = 0
         # The requests that the shard works on, by request id.
@@ -128,7 +135,8 @@ class BatchingLoop:
         metrics.count("tgi_batch_inference_count", method=method)
         called = time.perf_counter()
         try:
-            step = await call
+            with self._tracing.shard_call(method, (entry.trace for entry in entries.values())):
+                step = await call
         except ShardError as error:
             await self._fail(error, batch_ids, entries)
             metrics.count("tgi_batch_inference_failure", method=method)

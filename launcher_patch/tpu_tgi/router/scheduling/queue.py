@@ -6,6 +6,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
 
+from opentelemetry.context import Context, get_current
+
 from tpu_tgi.router.metrics import Metrics
 from tpu_tgi.router.scheduling.blocks import BlockAllocator
 from tpu_tgi.router.scheduling.channel import AnswerChannel
@@ -19,6 +21,7 @@ class Entry:
     Attributes:
         queued, started: `time.perf_counter` when it entered the queue and when it was put into a batch.
         blocks: the cache blocks that it owns; empty while it waits.
+        trace: the span that was current when it came.
     """
 
     request: ValidRequest
@@ -26,6 +29,7 @@ class Entry:
     queued: float = field(default_factory=time.perf_counter)
     started: float = 0.0
     blocks: tuple[int, ...] = ()
+    trace: Context = field(default_factory=get_current)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from tpu_tgi.router.errors import ShardError
 from tpu_tgi.router.shard import warmup
 from tpu_tgi.router.shard.generation import CachedBatch, NewBatch, ShardInfo, ShardLimits, Step
 from tpu_tgi.router.shard.wire import from_cached_batch, from_step, text_input, to_batch, to_cached_batch
+from tpu_tgi.router.tracing import call_metadata
 
 # The id of the request and of the batch that probe an unhealthy shard: the largest unsigned 64-bit integer.
 LIVENESS_ID = 2**64 - 1
@@ -88,11 +89,11 @@ class ShardClient:
         request = pb.PrefillRequest(batch=to_batch(batch))
         if cached_batch is not None:
             request.cached_batch.CopyFrom(to_cached_batch(cached_batch))
-        return await self._step(self._stub.Prefill(request))
+        return await self._step(self._stub.Prefill(request, metadata=call_metadata()))
 
     async def decode(self, batches: Sequence[CachedBatch]) -> Step:
         request = pb.DecodeRequest(batches=[to_cached_batch(batch) for batch in batches])
-        return await self._step(self._stub.Decode(request))
+        return await self._step(self._stub.Decode(request, metadata=call_metadata()))
 
     async def filter_batch(self, batch_id: int, keep: Sequence[int]) -> CachedBatch:
         """Forgets all requests of the batch but those in `keep`, which must not be empty."""
