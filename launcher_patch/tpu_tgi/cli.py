@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any, NoReturn, Protocol
 
 import typer
+from typer._click.shell_completion import CompletionItem
 from typer.core import TyperCommand
 
 from text_generation_server.errors import InvalidSettingError
@@ -14,6 +15,7 @@ from tpu_tgi.demo import demo_arguments
 from tpu_tgi.dry_run import memory_section, numbers_section
 from tpu_tgi.embedded.launch import EmbeddedLaunch
 from tpu_tgi.options.command import Choices, command
+from tpu_tgi.options.completion import COMPLETE, asked_of, words_to_complete
 from tpu_tgi.options.numbers import given_numbers
 from tpu_tgi.parameters.derivation import derive
 from tpu_tgi.parameters.model import Checkpoint
@@ -25,8 +27,8 @@ from tpu_tgi.terminal.chat import chat
 
 PROGRAM = "tpu-tgi"
 
-# How a shell asks typer for completions.
-COMPLETE, COMPLETE_WORDS = "_TPU_TGI_COMPLETE", "_TYPER_COMPLETE_ARGS"
+# First words that are not a model.
+COMMANDS = ("chat", "demo", "plan")
 
 
 class Launch(Protocol):
@@ -57,6 +59,13 @@ class Command(TyperCommand):
                 raise typer.Exit(1)
             args = ["--model-id", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Options, and the other commands in the place of the first word."""
+        items = super().shell_complete(ctx, incomplete)
+        if len(words_to_complete(os.environ)) == 1:
+            items += [CompletionItem(name) for name in COMMANDS if name.startswith(incomplete)]
+        return items
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super().format_help(ctx, formatter)
@@ -114,22 +123,33 @@ ahead.command()(plan)
 
 def app() -> None:
     """`tpu-tgi`: `chat`, `demo` and `plan` as its first word are commands of their own, all else serves a model."""
-    completing = COMPLETE in os.environ
-    words = os.environ.get(COMPLETE_WORDS, "").split(" ")[1:] if completing else sys.argv[1:]
-    if words[:1] == ["chat"] and (not completing or len(words) > 1):
-        if completing:
-            # typer knows the shells once it has made a command that offers to install completion.
-            typer.main.get_command(serve)
-            os.environ[COMPLETE_WORDS] = " ".join([PROGRAM, *words[1:]])
-        talk(words[1:], prog_name=PROGRAM if completing else f"{PROGRAM} chat")
-    elif words[:1] == ["plan"] and not completing:
-        ahead(words[1:], prog_name=f"{PROGRAM} plan")
-    elif words[:1] == ["demo"] and not completing:
-        try:
-            words = words[1:] if "--help" in words else demo_arguments(words[1:], os.environ)
-        except InvalidSettingError as error:
-            typer.echo(f"Error: {error}", err=True)
-            sys.exit(1)
-        serve(words, prog_name=f"{PROGRAM} demo")
-    else:
-        serve(sys.argv[1:], prog_name=PROGRAM)
+    if COMPLETE in os.environ:
+        complete()
+        return
+    words = sys.argv[1:]
+    match words[:1]:
+        case ["chat"]:
+            talk(words[1:], prog_name=f"{PROGRAM} chat")
+        case ["plan"]:
+            ahead(words[1:], prog_name=f"{PROGRAM} plan")
+        case ["demo"]:
+            try:
+                words = words[1:] if "--help" in words else demo_arguments(words[1:], os.environ)
+            except InvalidSettingError as error:
+                typer.echo(f"Error: {error}", err=True)
+                sys.exit(1)
+            serve(words, prog_name=f"{PROGRAM} demo")
+        case _:
+            serve(words, prog_name=PROGRAM)
+
+
+def complete() -> None:
+    """Prints what a shell may put in the place of the last word."""
+    words = words_to_complete(os.environ)
+    asked = serve
+    if len(words) > 1 and words[0] in COMMANDS:
+        # typer knows the shells once it has made a command that offers to install completion.
+        typer.main.get_command(serve)
+        os.environ |= asked_of(PROGRAM, words[1:])
+        asked = {"chat": talk, "plan": ahead}.get(words[0], serve)
+    asked(prog_name=PROGRAM)

@@ -57,18 +57,26 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, config: str, message: 
     [
         ("tpu-tgi --max-batch-", "--max-batch-size"),
         ("tpu-tgi model --dtype b", "bfloat16"),
+        ("tpu-tgi c", "chat"),
+        ("tpu-tgi d", "demo"),
+        ("tpu-tgi ", "plan"),
         ("tpu-tgi chat --sy", "--system"),
+        ("tpu-tgi plan --tp", "--tpu"),
+        ("tpu-tgi demo --max-batch-", "--max-batch-size"),
     ],
 )
-def test_a_shell_completes_options_and_values(tmp_path: Path, line: str, found: str) -> None:
-    """As bash calls the function of `tpu-tgi --show-completion bash`."""
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+def test_a_shell_completes_options_values_and_commands(shell: str, line: str, found: str) -> None:
+    """As the shells call what `tpu-tgi --show-completion` prints for them."""
+    of_shell = {
+        "bash": {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)},
+        "fish": {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+    }
     variables = {
         "PYTHONPATH": os.pathsep.join(sys.path),
         "PATH": "/usr/bin:/bin",
-        "_TPU_TGI_COMPLETE": "complete_bash",
-        "COMP_WORDS": line,
-        "COMP_CWORD": str(len(line.split()) - 1),
-        "_TYPER_COMPLETE_ARGS": line,
+        "_TPU_TGI_COMPLETE": f"complete_{shell}",
+        **of_shell[shell],
     }
     outcome = subprocess.run(
         [sys.executable, "-m", "tpu_tgi"], env=variables, capture_output=True, text=True, check=False
