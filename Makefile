@@ -94,11 +94,12 @@ lock: $(INSTALLED) ## write locks/*.lock anew: the newest versions that pyprojec
 
 TPU_CHECK := .libtpu
 
-bench: $(INSTALLED) ## measure the engine beside eager transformers, prompts, and each feature; needs a quiet machine and ten minutes
+bench: $(INSTALLED) ## measure the engine beside eager transformers, prompts, each feature, and the pauses of the router; needs a quiet machine and ten minutes
 	@$(BIN)/python -m tpu_tgi.demo_model $(DEMO_MODEL)
 	@$(BIN)/python -m benchmarks.engine_speed $(DEMO_MODEL)
 	@$(BIN)/python -m benchmarks.prompt_speed $(DEMO_MODEL)
 	@$(BIN)/python -m benchmarks.feature_price $(DEMO_MODEL)
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.router_pauses $(DEMO_MODEL)
 
 tpu-check: $(INSTALLED) $(TPU_CHECK)/.installed ## compile the programs with the TPU compiler and judge the result
 	@PYTHONPATH=$(TPU_CHECK) $(BIN)/python -m benchmarks.tpu_check

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from front.hostile import hostile_beside
 from front.launched import Launched, launched
 from front.running_front import wait_until
 from front.test_launcher import is_running
@@ -50,22 +51,25 @@ def gauge(running: Launched, name: str) -> float:
 
 
 def test_a_killed_shard_is_told_to_everybody_who_runs_or_waits(service: Service) -> None:
-    with service() as running, ThreadPoolExecutor(4) as clients:
+    with service() as running:
         running.wait_until_ready()
-        streams = [clients.submit(stream, running) for _ in range(2)]
-        wait_until(lambda: gauge(running, "tgi_batch_current_size") == 2)
-        waiting = clients.submit(stream, running)
-        whole = clients.submit(httpx.post, f"{running.url}/generate", json=LASTING, timeout=60)
-        wait_until(lambda: gauge(running, "tgi_queue_size") == 2)
-        os.kill(running.child_pid, signal.SIGKILL)
-        for events in [run.result() for run in streams]:
-            assert events[0]["index"] == 1
-            assert events[-1]["error_type"] == "generation"
-        assert waiting.result()[-1]["error_type"] in ("generation", "incomplete_generation_stream")
-        assert whole.result().status_code in (424, 500)
-        assert running.exit_code() == 1
-        assert "The shard has died: killed by SIGKILL" in running.lines[-1]
-        assert "Traceback" not in running.output
+        with ThreadPoolExecutor(4) as clients, hostile_beside(running.url) as hostile:
+            streams = [clients.submit(stream, running) for _ in range(2)]
+            wait_until(lambda: gauge(running, "tgi_batch_current_size") == 2)
+            waiting = clients.submit(stream, running)
+            whole = clients.submit(httpx.post, f"{running.url}/generate", json=LASTING, timeout=60)
+            wait_until(lambda: gauge(running, "tgi_queue_size") == 2)
+            os.kill(running.child_pid, signal.SIGKILL)
+            for events in [run.result() for run in streams]:
+                assert events[0]["index"] == 1
+                assert events[-1]["error_type"] == "generation"
+            assert waiting.result()[-1]["error_type"] in ("generation", "incomplete_generation_stream")
+            assert whole.result().status_code in (424, 500)
+            assert running.exit_code() == 1
+            assert "The shard has died: killed by SIGKILL" in running.lines[-1]
+            assert "Traceback" not in running.output
+    assert hostile
+    assert all(status is None or 400 <= status < 500 for status in hostile)
 
 
 def test_a_killed_launcher_takes_a_generating_shard_with_it_and_the_next_one_starts(service: Service) -> None:

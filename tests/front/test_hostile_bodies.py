@@ -3,16 +3,15 @@
 import json
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 
 from front.conftest import StartFront
+from front.hostile import HOSTILE, MESSAGES
 from front.loop_pause import longest_pause
-from front.running_front import CHAT, RunningFront
+from front.running_front import RunningFront
 
 LONGEST_PAUSE_SECONDS = 0.05
-LIMIT = 2_000_000
 
 # The sender is a process of its own, or it would compete for the same interpreter.
 SENDER = """
@@ -35,42 +34,6 @@ def send(front: RunningFront, path: str, body: bytes) -> int | None:
     command = [sys.executable, "-c", SENDER, f"http://127.0.0.1:{front.port}{path}"]
     done = subprocess.run(command, input=body, capture_output=True, check=False, timeout=90)
     return int(done.stdout) if done.returncode == 0 else None
-
-
-def filled(item: str, before: str, after: str) -> bytes:
-    """A body of nearly 2 MB: `item` again and again, with commas, between two texts."""
-    times = (LIMIT - len(before) - len(after)) // (len(item) + 1)
-    return (before + ",".join([item] * times) + after).encode()
-
-
-def text_of(words: str) -> str:
-    return words * ((LIMIT - 200) // len(words.encode()))
-
-
-MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "a"}]
-
-HOSTILE = [
-    ("/generate", filled("1", '{"inputs":"a","parameters":{"stop":[', "]}}"), 422),
-    (
-        "/generate",
-        filled("{}", '{"inputs":"a","parameters":{"grammar":{"type":"json","value":[', "]}}}"),
-        422,
-    ),
-    ("/generate", json.dumps({"inputs": text_of("a ")}).encode(), 422),
-    ("/generate_stream", filled("{}", '{"inputs":"a","parameters":{"stop":[', "]}}"), 422),
-    ("/", filled("[]", '{"inputs":[', "]}"), 422),
-    (CHAT, filled("1", '{"messages":[', "]}"), 422),
-    (CHAT, filled('{"role":1}', '{"messages":[', "]}"), 422),
-    (CHAT, filled("1", '{"messages":[{"role":"user","content":[', "]}]}"), 422),
-    (CHAT, json.dumps({"messages": [{"role": "user", "content": text_of("a ")}]}).encode(), 422),
-    ("/v1/completions", filled("1", '{"prompt":[', "]}"), 422),
-    ("/v1/completions", json.dumps({"prompt": text_of("a ")}).encode(), 422),
-    ("/tokenize", json.dumps({"inputs": text_of("a ")}).encode(), 200),
-    ("/tokenize", json.dumps({"inputs": text_of("é ")}, ensure_ascii=False).encode(), 200),
-    ("/chat_tokenize", filled("1", '{"messages":[', "]}"), 422),
-    ("/chat_tokenize", json.dumps({"messages": [{"role": "user", "content": text_of("a ")}]}).encode(), 200),
-    ("/generate", b"[" * LIMIT, 422),
-]
 
 
 @pytest.mark.parametrize(("path", "body", "status"), HOSTILE)
