@@ -96,11 +96,17 @@ def test_both_routers_give_the_same_answer_or_the_documented_difference(
         assert embedded != stock, f"no difference any more: {recorded.difference.value}"
 
 
-@pytest.mark.parametrize(
-    "recorded",
-    [recorded for recorded in RECORDED.values() if recorded.difference is None],
-    ids=[name for name, recorded in RECORDED.items() if recorded.difference is None],
-)
+# One prompt is refused, and ends the work on the other, which the shard may or may not have got by then.
+ENDED_EARLY = "completions, one refused"
+
+ASKED = {
+    name: recorded
+    for name, recorded in RECORDED.items()
+    if recorded.difference is None and name != ENDED_EARLY
+}
+
+
+@pytest.mark.parametrize("recorded", ASKED.values(), ids=ASKED.keys())
 def test_both_routers_ask_the_same_of_the_shard(both: tuple[Side, Side], recorded: Recorded) -> None:
     embedded, stock = (asked(side.answer(recorded)[1], recorded) for side in both)
     assert embedded == stock

@@ -66,7 +66,10 @@ def test_a_trace_goes_from_the_client_through_the_router_to_the_shard(traced: Tr
         for kind, span in zip(["PrefillRequest", *["DecodeRequest"] * 2], [prefill, *decodes], strict=True)
     ]
     # The request, and no span for each piece of the stream.
-    assert len(traced.exporter.get_finished_spans()) == 4
+    of_request = [
+        span for span in traced.exporter.get_finished_spans() if f"{span.context.trace_id:032x}" == TRACE
+    ]
+    assert len(of_request) == 4
 
 
 def test_a_step_of_several_requests_is_linked_to_each(traced: TracedFront) -> None:
@@ -93,8 +96,9 @@ def test_probes_are_not_traced(traced: TracedFront) -> None:
     for path in ("/health", "/metrics", "/ping"):
         traced.front.client.get(path)
     traced.front.client.get("/info")
-    assert [span.name for span in traced.spans("GET /info", 1)] == ["GET /info"]
-    assert {span.name for span in traced.exporter.get_finished_spans()} <= {"GET /info"}
+    # The fixture has asked for it too, and that span may have ended after the exporter was cleared.
+    assert traced.spans("GET /info", 1)
+    assert {span.name for span in traced.exporter.get_finished_spans()} == {"GET /info"}
 
 
 def test_without_a_collector_the_shard_is_told_of_no_trace(start_front: StartFront) -> None:
