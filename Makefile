@@ -17,14 +17,30 @@ PORT := 8080
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## make .venv and install the project in it; quick the second time
+# PyTorch for CPUs alone, which is 5 GB smaller than PyPI's with its CUDA libraries; torch only records programs here.
+TORCH_CPU := https://download.pytorch.org/whl/cpu
+UV := $(shell command -v uv 2>/dev/null)
+PIP = $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
 
-$(INSTALLED): pyproject.toml hatch_build.py $(wildcard proto/*.proto)
+install: $(INSTALLED) ## make .venv and install the project in it; TORCH_INDEX=URL takes PyTorch from there, TORCH_INDEX= from PyPI
+
+# The versions are those of the lock, which CI tests.
+$(INSTALLED): pyproject.toml hatch_build.py locks/development.lock $(wildcard proto/*.proto)
 	@test -x $(BIN)/python || test -n "$(PYTHON)" \
 		|| { echo "Python 3.11 or 3.12 is needed, and neither is in PATH." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(if $(TORCH_INDEX),$(torch_from) "$(TORCH_INDEX)",$(if $(filter undefined,$(origin TORCH_INDEX)),@$(torch_if_reachable)))
+	$(PIP) --constraint locks/torch.txt --constraint locks/development.lock --editable '.[dev]'
 	touch $@
+
+torch_from = $(PIP) --no-deps --requirement locks/torch.txt --index-url
+
+# The index of CPU builds is used by itself where it answers within three seconds.
+define torch_if_reachable
+if $(BIN)/python -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=3)' \
+	$(TORCH_CPU)/torch/ 2>/dev/null; then $(torch_from) $(TORCH_CPU) \
+	|| echo "$(TORCH_CPU) has no PyTorch for this machine: PyPI's is installed" >&2; fi
+endef
 
 lint: $(INSTALLED) ## format, style and types
 	$(BIN)/ruff format --check .
@@ -87,6 +103,8 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --no-header --config-file locks/
 
 lock: $(INSTALLED) ## write locks/*.lock anew: the newest versions that pyproject.toml allows, with their hashes
 	$(LOCK) --extra tpu --extra gguf --constraints locks/torch.txt --output-file locks/packages.lock pyproject.toml
+	$(LOCK) --extra dev --no-generate-hashes --constraints locks/torch.txt --constraints locks/packages.lock \
+		--output-file locks/development.lock pyproject.toml
 	$(BIN)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))' \
 		| $(LOCK) --output-file locks/build.lock -
 

@@ -34,6 +34,15 @@ def test_what_the_project_requires_is_locked() -> None:
     assert not_met(wanted, locked("packages.lock") | locked("torch.txt")) == [], ADVICE
 
 
+def test_what_development_needs_is_locked_in_the_versions_of_the_image() -> None:
+    wanted = project()["project"]["dependencies"] + project()["project"]["optional-dependencies"]["dev"]
+    development, packages = locked("development.lock"), locked("packages.lock")
+    assert not_met(wanted, development | locked("torch.txt")) == [], ADVICE
+    assert {
+        name: version for name, version in development.items() if packages.get(name, version) != version
+    } == {}
+
+
 def test_what_builds_the_wheel_is_locked() -> None:
     assert not_met(project()["build-system"]["requires"], locked("build.lock")) == [], ADVICE
 
