@@ -26,6 +26,8 @@ NOT_HERE = {
     "mkdir": "belongs to the line after it",
     "uv": "installs packages",
     "git": "needs the network",
+    "gcloud": "needs an account of Google Cloud",
+    "pip": "installs packages",
     "text-generation-launcher": "tests/stock_router runs it, where it is in PATH",
     "text-generation-benchmark": "needs a terminal and a running shard",
     "cd": "tests/documentation/test_monitoring.py runs promtool",
