@@ -73,14 +73,15 @@ class Command(TyperCommand):
 
 
 def main(choices: Choices) -> None:
-    """Serve a model over HTTP: `tpu-tgi MODEL`, or `tpu-tgi --model-id MODEL`. `tpu-tgi demo` serves a small model that
-    it fetches, `tpu-tgi chat` talks to a service that runs, `tpu-tgi plan` says what fits on a TPU, and
-    `tpu-tgi --version` prints the version.
+    """Serve a model over HTTP: `tpu-tgi MODEL`, or `tpu-tgi --model-id MODEL`.
 
-    Give HF_BATCH_SIZE (requests that run at once) and HF_SEQUENCE_LENGTH (tokens of a prompt and its answer
-    together), or neither: all other numbers follow. Every option can also be given as an environment variable in
-    capitals. If TGI's own launcher and router are in PATH, they do the work, and also get the options that are not
-    listed here; otherwise a launcher and a router in Python do.
+    Other commands: `tpu-tgi demo` downloads and serves a small model, `tpu-tgi chat` is a chat with a running service,
+    `tpu-tgi plan` computes what fits on a TPU, `tpu-tgi --version` prints the version.
+
+    The variables HF_BATCH_SIZE (number of requests that run at once) and HF_SEQUENCE_LENGTH (maximum length of a
+    prompt and its answer together, in tokens) are enough to size the service; without them, defaults are used. Every
+    option is an environment variable too, in capitals. If TGI's own launcher and router are in PATH, they are started,
+    and get all options that are not listed here; otherwise the embedded launcher and router in Python are used.
     """
     try:
         run(choices)

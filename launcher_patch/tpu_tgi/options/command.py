@@ -81,6 +81,7 @@ def command(
     paragraphs = inspect.cleandoc(run.__doc__ or "").split("\n\n")
     app.command(
         cls=cls,
+        options_metavar="[MODEL] [OPTIONS]",
         help="\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs),
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )(main)

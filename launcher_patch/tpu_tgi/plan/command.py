@@ -32,21 +32,24 @@ WITHOUT_A_TPU = {
 
 
 def plan(
-    model: Annotated[str, typer.Argument(help="A local directory, or the name of a model on the hub.")],
+    model: Annotated[
+        str, typer.Argument(help="Local directory of the model, or its name on the Hugging Face hub.")
+    ],
     tpu: Annotated[str, typer.Option(help=f"One of {', '.join(TPUS)}.", metavar="TPU")],
     quantize: Annotated[
-        str | None, typer.Option(help="As for serving: int8, fp8, ...", metavar="FORMAT")
+        str | None,
+        typer.Option(help="Format of linear layers, as for serving: int8, fp8, ...", metavar="FORMAT"),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Slots; by default all that fit.", min=1, metavar="SLOTS")
+        int | None, typer.Option(help="Batch size; by default the largest that fits.", min=1, metavar="SLOTS")
     ] = None,
     length: Annotated[
         int | None,
         typer.Option(
-            help="Tokens of a slot; by default what the model allows, at most 2048.", min=2, metavar="TOKENS"
+            help="Sequence length; by default what the model allows, at most 2048.", min=2, metavar="TOKENS"
         ),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plot: Annotated[
         Path | None,

@@ -114,13 +114,21 @@ def chat(
     url: Annotated[
         str | None, typer.Argument(help="Address of the service. Without it, ports 8080 and 3000 are tried.")
     ] = None,
-    api_key: Annotated[str | None, typer.Option(envvar="API_KEY", help="Key of the service.")] = None,
-    system: Annotated[str | None, typer.Option(help="How the model is to behave.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of an answer.")] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the most probable token.")] = 0.7,
-    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answers.")] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="API_KEY", help="API key of the service.")] = None,
+    system: Annotated[
+        str | None, typer.Option(help="System message, which tells the model how to behave.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Maximum length of an answer, in tokens.")
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Sampling temperature; 0 always takes the most probable token.")
+    ] = 0.7,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Random seed; the same seed gives the same answers.")
+    ] = None,
 ) -> None:
-    """Talk to a service that runs. Lines from a pipe are answered one after the other."""
+    """Chat with a running service. Lines from a pipe are answered one after the other."""
     console = Console(highlight=False)
     given = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     parameters = {name: value for name, value in given.items() if value is not None}
