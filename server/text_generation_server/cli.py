@@ -45,7 +45,10 @@ def serve(
             "are loaded. gptq, awq, compressed-tensors and fp8 may also name what a checkpoint comes as."
         ),
     ] = None,
-    speculate: Annotated[int | None, typer.Option(help="Only 0 is supported.")] = None,
+    speculate: Annotated[
+        int | None,
+        typer.Option(help="Tokens that a step may draft and verify for each request, 0 to 8; 0 is off."),
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float16, bfloat16 or float32; by default what suits the device.")
     ] = None,

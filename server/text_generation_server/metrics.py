@@ -27,6 +27,11 @@ class ShardMetrics(Collector):
             "device_idle_seconds": ("Time without work although a slot was live", engine.idle_seconds),
             "prefix_hits": ("Prompts whose beginning was in a slot", self._shard.generator.prefixes.hits),
             "prefix_hit_tokens": ("Tokens of those beginnings", self._shard.generator.prefixes.hit_tokens),
+            "drafted_tokens": ("Drafts that steps verified", self._shard.generator.speculation.drafted),
+            "accepted_tokens": (
+                "Drafts that were chosen, each a token without a step of its own",
+                self._shard.generator.speculation.accepted,
+            ),
             "refusals": ("Requests and calls that were refused", self._shard.refusals),
         }
         gauges: dict[str, tuple[str, float | None]] = {

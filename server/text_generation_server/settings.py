@@ -22,6 +22,9 @@ CPU_CHUNK, ACCELERATOR_CHUNK = 128, 512
 """The one of a CPU, where more tokens hardly cost less each, and of an accelerator, which reads all weights for a
 piece, however small (docs/prompts.md)."""
 
+MOST_DRAFTS = 8
+"""Of --speculate. Each one more is computed for every slot in each step with drafts, and is right more rarely."""
+
 DEFAULT_HANG_SECONDS = 300.0
 LONGEST_SOCKET_PATH = 107
 """Bytes in `sun_path` of a Linux unix socket address, less the final zero."""
@@ -86,6 +89,7 @@ class Settings:
         hang_seconds: after so long a call of the device counts as hanging.
         prefill_chunk: tokens of the largest piece of a prompt; None: CPU_CHUNK or ACCELERATOR_CHUNK.
         metrics_port: for Prometheus; None: no metrics.
+        speculate: tokens of each request that one step may verify; 0: none.
         chips: of this host that share the model; None: all.
     """
 
@@ -108,6 +112,7 @@ class Settings:
     prefill_chunk: int | None = None
     metrics_port: int | None = None
     chips: int | None = None
+    speculate: int = 0
 
     def __post_init__(self) -> None:
         """Raises InvalidSettingError for a value, or a combination, that cannot be honoured."""
@@ -175,6 +180,7 @@ def read_settings(model_id: str, flags: ServeFlags, environment: Mapping[str, st
         prefill_chunk=prefill_chunk(flags.prefill_chunk, environment),
         metrics_port=metrics_port(flags.metrics_port, environment),
         chips=chips(flags.num_shard, environment),
+        speculate=speculate(flags.speculate),
     )
 
 
@@ -186,8 +192,6 @@ def refuse_unsupported(flags: ServeFlags, environment: Mapping[str, str]) -> Non
             "with --num-shard 1 (without it, it counts the devices in CUDA_VISIBLE_DEVICES), and set HF_NUM_CHIPS for "
             "fewer chips than all"
         )
-    if flags.speculate:
-        raise InvalidSettingError(f"--speculate {flags.speculate} is not supported. Leave it out, or use 0")
     if flags.kv_cache_dtype is not None:
         raise InvalidSettingError(
             f"--kv-cache-dtype {flags.kv_cache_dtype} is not supported: the KV cache has the dtype "
@@ -306,6 +310,15 @@ def prefill_chunk(flag: int | None, environment: Mapping[str, str]) -> int | Non
             f"Given: {given}"
         )
     return given
+
+
+def speculate(flag: int | None) -> int:
+    """--speculate. InvalidSettingError unless it is from 0 to MOST_DRAFTS."""
+    if flag is not None and not 0 <= flag <= MOST_DRAFTS:
+        raise InvalidSettingError(
+            f"--speculate must be from 0 (off) to {MOST_DRAFTS}, for example 4. Given: {flag}"
+        )
+    return flag or 0
 
 
 def metrics_port(flag: int | None, environment: Mapping[str, str]) -> int | None:

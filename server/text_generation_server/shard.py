@@ -133,6 +133,7 @@ def load_shard(settings: Settings, directory: Path, on_fatal: Callable[[BaseExce
             hang_seconds=settings.hang_seconds,
             chips=settings.chips,
             prefill_chunk=settings.prefill_chunk,
+            speculate=settings.speculate,
         )
         loaded = load_engine(directory, options, settings.compile_cache)
     settings.check_max_input_tokens(loaded.engine.info.max_length)

@@ -23,14 +23,18 @@ def real_engine(tmp_path_factory: pytest.TempPathFactory) -> MakeEngine:
     checkpoint = save("llama", directory / "model")
     adapter = save_adapter(checkpoint, directory / "one", 0, r=2, target_modules="all-linear")
     return lambda: engines.engine(
-        checkpoint, batch_size=2, max_length=MAX_LENGTH, adapters=[("one", adapter)]
+        checkpoint, batch_size=2, max_length=MAX_LENGTH, adapters=[("one", adapter)], speculate=3
     )
 
 
 @pytest.fixture(params=["fake", "real"])
 def engine(request: pytest.FixtureRequest) -> Engine:
-    """An engine of two slots of MAX_LENGTH tokens with an adapter named "one", that does not score prompts."""
+    """An engine of two slots of MAX_LENGTH tokens that has an adapter named "one", takes three drafts for a slot, and
+    does not score prompts.
+    """
     if request.param == "fake":
-        return FakeEngine(batch_size=2, max_length=MAX_LENGTH, scores_prompts=False, adapters=("one",))
+        return FakeEngine(
+            batch_size=2, max_length=MAX_LENGTH, scores_prompts=False, adapters=("one",), drafts=3
+        )
     make: MakeEngine = request.getfixturevalue("real_engine")
     return make()

@@ -305,3 +305,80 @@ def test_a_second_warm_up_returns_at_once(engine: Engine) -> None:
 def test_a_healthy_engine_says_nothing_and_tells_its_statistics(engine: Engine) -> None:
     engine.check_health()
     assert engine.statistics().compilations_after_warm_up == 0
+
+
+def test_drafts_that_would_have_been_chosen_are_and_one_token_more(engine: Engine) -> None:
+    expected = alone(engine, 6)
+    prefill(engine, 0, PROMPT)
+    assert ids(engine.verify({0: expected[:3]}).read(), 0) == expected[:4]
+    assert ids(engine.verify({0: expected[4:5]}).read(), 0) == expected[4:6]
+
+
+def test_from_the_first_draft_that_is_not_chosen_none_counts(engine: Engine) -> None:
+    expected = alone(engine, 6)
+    other = (expected[1] + 1) % engine.info.vocab_size
+    prefill(engine, 0, PROMPT)
+    assert ids(engine.verify({0: [expected[0], other, expected[2]]}).read(), 0) == expected[:2]
+    assert ids(step(engine), 0)[:1] == expected[2:3]
+    assert ids(engine.verify({0: [other, other]}).read(), 0)[0] == expected[3]
+
+
+def test_each_slot_has_its_own_number_of_drafts_and_each_gets_a_token(engine: Engine) -> None:
+    expected, another = alone(engine, 5), alone(engine, 5, [9, 8, 7])
+    prefill(engine, 0, PROMPT)
+    prefill(engine, 1, [9, 8, 7])
+    chosen = engine.verify({1: another[:2]}).read()
+    assert (ids(chosen, 0), ids(chosen, 1)) == (expected[:1], another[:3])
+    chosen = engine.verify({0: expected[1:4], 1: []}).read()
+    assert (ids(chosen, 0), ids(chosen, 1)) == (expected[1:5], another[3:4])
+
+
+def test_plain_steps_may_follow_a_verification_before_it_is_read(engine: Engine) -> None:
+    expected = alone(engine, 6)
+    prefill(engine, 0, PROMPT)
+    pending = [engine.verify({0: expected[:2]}), engine.start_step().choose(), engine.start_step().choose()]
+    assert [token for each in pending for token in ids(each.read(), 0)][:5] == expected[:5]
+
+
+def test_a_verification_comes_with_the_best_tokens_of_each_place(engine: Engine) -> None:
+    expected = alone(engine, 3)
+    prefill(engine, 0, PROMPT, ranked=True)
+    chosen = engine.verify({0: expected[:2]}).read()[0]
+    assert [token.ranked.token_ids[0] for token in chosen if token.ranked] == expected
+
+
+def test_drafts_fill_a_slot_to_its_last_token_and_no_further(engine: Engine) -> None:
+    length = engine.info.max_length
+    prompt = [1] * (length - 4)
+    expected = alone(engine, 4, prompt)
+    prefill(engine, 0, prompt)
+    with pytest.raises(ValueError, match="at most 3"):
+        engine.verify({0: expected})
+    assert ids(engine.verify({0: expected[:3]}).read(), 0) == expected
+    engine.release(0)
+    prefill(engine, 0, prompt)
+    step(engine)
+    with pytest.raises(ValueError, match="at most 2"):
+        engine.verify({0: expected[1:]})
+    assert ids(engine.verify({0: expected[1:3]}).read(), 0) == expected[1:]
+
+
+def test_only_live_slots_have_drafts(engine: Engine) -> None:
+    with pytest.raises(RuntimeError, match="No slot is live"):
+        engine.verify({})
+    prefill(engine, 0, PROMPT)
+    with pytest.raises(RuntimeError, match="Slot 1 is not live"):
+        engine.verify({1: [5]})
+
+
+def test_a_verification_neither_harms_a_slot_that_is_filling_nor_one_that_is_free(engine: Engine) -> None:
+    expected = alone(engine, 4)
+    prefill(engine, 1, PROMPT)
+    engine.fill(0, PROMPT, GREEDY)
+    engine.verify({1: expected[:3]}).read()
+    engine.extend()
+    engine.release(1)
+    assert ids(engine.verify({0: expected[:2]}).read(), 0) == expected[:3]
+    # The free slot still holds its prompt.
+    prefill(engine, 1, PROMPT, prefix=Prefix(1, 2))
+    assert ids(step(engine), 1)[:1] == expected[:1]

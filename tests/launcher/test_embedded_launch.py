@@ -46,12 +46,12 @@ def test_the_stock_programs_are_used_if_both_are_in_path(
 @pytest.mark.parametrize(
     ("options", "variables", "name"),
     [
-        (["--speculate", "2"], {}, "--speculate"),
+        (["--rope-factor", "2"], {}, "--rope-factor"),
         (["--cuda-graphs=0"], {}, "--cuda-graphs=0"),
         (["--prometheus-port", "9100"], {}, "--prometheus-port"),
         (["--no-such-option"], {}, "--no-such-option"),
         (["word"], {}, "word"),
-        ([], {"SPECULATE": "2"}, "SPECULATE"),
+        ([], {"ROPE_FACTOR": "2"}, "ROPE_FACTOR"),
         ([], {"NGROK": "true"}, "NGROK"),
     ],
 )

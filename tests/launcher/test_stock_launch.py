@@ -115,8 +115,20 @@ def test_a_v2_router_may_not_prefill_more_than_its_slots_hold(tmp_path: Path, mo
 
 
 def test_what_only_the_launcher_knows_reaches_it_as_it_came(programs: Path, model: str) -> None:
-    outcome = run(programs, model, "--speculate", "2", "--cuda-graphs=0", "--env", "--usage-stats", "off")
-    assert outcome.arguments[-6:] == ["--speculate", "2", "--cuda-graphs=0", "--env", "--usage-stats", "off"]
+    outcome = run(programs, model, "--rope-factor", "2", "--cuda-graphs=0", "--env", "--usage-stats", "off")
+    assert outcome.arguments[-6:] == [
+        "--rope-factor",
+        "2",
+        "--cuda-graphs=0",
+        "--env",
+        "--usage-stats",
+        "off",
+    ]
+
+
+def test_speculation_reaches_the_launcher(programs: Path, model: str) -> None:
+    assert run(programs, model, "--speculate", "4").option("--speculate") == "4"
+    assert "--speculate" not in run(programs, model).arguments
 
 
 def test_int8_reaches_the_stock_launcher_by_the_name_that_it_has_there(programs: Path, model: str) -> None:
@@ -214,7 +226,7 @@ def test_programs_that_cannot_run_are_named(tmp_path: Path, model: str) -> None:
 
 
 def test_a_dry_run_prints_the_command_and_starts_nothing(programs: Path, model: str) -> None:
-    outcome = run(programs, model, *OLD_README, "--speculate", "2", "--dry-run", MAX_BATCH_SIZE="1")
+    outcome = run(programs, model, *OLD_README, "--rope-factor", "2", "--dry-run", MAX_BATCH_SIZE="1")
     assert outcome.exit_code == 0
     assert outcome.arguments == []
     assert "  batch size                 1                  `MAX_BATCH_SIZE=1`" in outcome.lines
@@ -222,7 +234,7 @@ def test_a_dry_run_prints_the_command_and_starts_nothing(programs: Path, model: 
     assert "text-generation-launcher 3.3.7 and text-generation-router 3.3.7 (v3):" in outcome.lines
     command = outcome.lines[-1]
     assert f"{programs}/text-generation-launcher --num-shard 1 --max-batch-size 1" in command
-    assert command.endswith(" --speculate 2")
+    assert command.endswith(" --rope-factor 2")
 
 
 def test_help_goes_on_with_the_launchers_own(programs: Path) -> None:

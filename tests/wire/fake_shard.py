@@ -56,6 +56,7 @@ class EngineOptions:
     hang_seconds: float
     chips: int | None
     prefill_chunk: int | None
+    speculate: int
 
 
 def load_engine(model_directory: Path, options: EngineOptions, compile_cache: Path | None) -> LoadedEngine:
@@ -73,6 +74,7 @@ def load_engine(model_directory: Path, options: EngineOptions, compile_cache: Pa
         vocab_size=len(spelling_tokenizer()),
         scores_prompts=options.scores_prompts,
         adapters=tuple(name for name, _ in options.adapters),
+        drafts=options.speculate,
     )
     return LoadedEngine(engine, ModelTokenizer.from_transformers(spelling_tokenizer()), frozenset({eos_id()}))
 

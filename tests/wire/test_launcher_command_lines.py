@@ -92,7 +92,7 @@ def test_serve_takes_every_flag_of_a_launcher(version: str, served: list[Setting
             "--quantize exl2",
             "--quantize must be one of int8, eetq, bitsandbytes, fp8, gptq, awq, compressed-tensors. Given: exl2.",
         ),
-        ("--speculate 3", "--speculate 3 is not supported"),
+        ("--speculate 9", "--speculate must be from 0 (off) to 8, for example 4. Given: 9"),
         ("--kv-cache-dtype fp8_e5m2", "--kv-cache-dtype fp8_e5m2 is not supported"),
         ("--dtype float64", "--dtype must be one of float16, bfloat16, float32. Given: float64"),
     ],

@@ -83,7 +83,7 @@ def test_the_longest_prompt_may_come_from_the_launchers_environment_and_a_flag_w
     [
         ({}, {"quantize": "exl2"}, ["--quantize", "int8, eetq", "exl2", "quantization_config"]),
         ({}, {"quantize": "bitsandbytes-nf4"}, ["--quantize", "bitsandbytes-nf4"]),
-        ({}, {"speculate": 2}, ["--speculate 2"]),
+        ({}, {"speculate": -1}, ["--speculate", "0 (off) to 8", "-1"]),
         ({}, {"kv_cache_dtype": "fp8_e4m3fn"}, ["--kv-cache-dtype fp8_e4m3fn"]),
         ({}, {"sharded": True}, ["--num-shard 1"]),
         ({}, {"dtype": "int8"}, ["--dtype", "bfloat16", "int8"]),
@@ -123,6 +123,11 @@ def test_the_number_of_chips_comes_from_either_place_and_is_that_of_the_host_wit
     assert settings({}, num_shard=2).chips == 2
     # What the launcher was told by its variable says nothing to the one shard that it started.
     assert settings({"NUM_SHARD": "2"}).chips is None
+
+
+@pytest.mark.parametrize(("given", "drafts"), [(None, 0), (0, 0), (4, 4), (8, 8)])
+def test_speculation_is_off_unless_it_is_asked_for(given: int | None, drafts: int) -> None:
+    assert settings({}, speculate=given).speculate == drafts
 
 
 def test_adapters_come_in_the_launchers_format() -> None:

@@ -7,7 +7,7 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from text_generation_server.pb import messages_pb2 as pb
-from text_generation_server.wire.limits import WireVersion
+from text_generation_server.wire.limits import WireVersion, block_size, limits_for_router
 
 from .conftest import BATCH_SIZE, MAX_LENGTH, RunningShard
 from .router_messages import prefill, request, warmup_v2, warmup_v3
@@ -50,6 +50,41 @@ def test_a_v2_router_is_told_to_count_padded_tokens(running: RunningShard) -> No
     assert info.requires_padding is True
     assert info.speculate == 0
     assert not info.HasField("window_size")
+
+
+@pytest.mark.parametrize("drafts", [1, 2, 4])
+def test_with_speculation_a_request_that_fills_its_slot_finds_room_in_both_routers(drafts: int) -> None:
+    for version in WireVersion:
+        limits = limits_for_router(
+            version,
+            batch_size=BATCH_SIZE,
+            max_length=MAX_LENGTH,
+            drafts=drafts,
+            max_input_tokens=None,
+            max_prefill_tokens=100,
+            max_total_tokens=MAX_LENGTH,
+        )
+        budget = limits.max_supported_total_tokens
+        if version is WireVersion.V3:
+            # What backends/v3/src/queue.rs asks for, in blocks of which the first is never handed out.
+            asked = MAX_LENGTH + drafts - 1
+            block = block_size(MAX_LENGTH, drafts)
+            assert -(-asked // block) == 1
+            assert budget // block - 1 == BATCH_SIZE
+        else:
+            # What backends/v2/src/queue.rs compares: room beside what the other slots hold, and in an empty batch.
+            assert MAX_LENGTH + drafts <= budget - (BATCH_SIZE - 1) * MAX_LENGTH < 2 * MAX_LENGTH
+            assert BATCH_SIZE * MAX_LENGTH + drafts <= budget
+        assert limits.max_total_tokens == MAX_LENGTH
+
+
+@pytest.mark.parametrize("engine_fields", [{"drafts": 4}])
+def test_a_router_is_told_of_speculation(running: RunningShard) -> None:
+    for version in WireVersion:
+        info = running.stub(version).Info(pb.InfoRequest())
+        assert (info.speculate, info.block_size) == (4, MAX_LENGTH + 3)
+    answer = running.stub(WireVersion.V3).Warmup(warmup_v3(max_prefill_tokens=100))
+    assert answer.max_supported_total_tokens == (BATCH_SIZE + 1) * (MAX_LENGTH + 3)
 
 
 @pytest.mark.parametrize(

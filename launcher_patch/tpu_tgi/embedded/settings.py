@@ -19,7 +19,7 @@ class LauncherSettings:
     """What the launcher itself needs; `router` holds the rest.
 
     Attributes:
-        dtype, quantize, chips: None leaves it to the shard.
+        dtype, quantize, speculate, chips: None leaves it to the shard.
         hostname: an IP address or `localhost`.
         trust_remote_code: handed to the shard, which says that it is without effect.
         otlp_endpoint, otlp_service_name: for the traces of shard and router; None for the name is each one's own.
@@ -32,6 +32,7 @@ class LauncherSettings:
     router: RouterSettings
     dtype: str | None
     quantize: str | None
+    speculate: int | None
     chips: int | None
     trust_remote_code: bool
     otlp_endpoint: str | None
@@ -70,6 +71,7 @@ def launcher_settings(choices: Choices, parameters: Parameters) -> LauncherSetti
         router=RouterSettings(**router),
         dtype=values["dtype"].value if values["dtype"] else None,
         quantize=values["quantize"],
+        speculate=values["speculate"],
         chips=parameters.chips,
         trust_remote_code=values["trust_remote_code"],
         otlp_endpoint=values["otlp_endpoint"],

@@ -16,6 +16,7 @@ def serve_arguments(settings: LauncherSettings, model: str, uds_path: str) -> li
     for name, value in (
         ("--dtype", settings.dtype),
         ("--quantize", settings.quantize),
+        ("--speculate", settings.speculate),
         ("--max-input-tokens", settings.router.max_input_tokens),
         ("--otlp-endpoint", settings.otlp_endpoint),
         ("--otlp-service-name", settings.otlp_service_name),

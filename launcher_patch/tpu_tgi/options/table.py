@@ -70,6 +70,16 @@ OPTIONS = (
         otherwise="as the model's files have them",
     ),
     Option(
+        "--speculate",
+        Panel.MODEL,
+        int,
+        "Number of tokens that a step may draft from a request's own text and verify; it changes no answer.",
+        unit="TOKENS",
+        otherwise="0: off",
+        least=0,
+        most=8,
+    ),
+    Option(
         "--trust-remote-code",
         Panel.MODEL,
         bool,
@@ -425,7 +435,6 @@ OPTIONS = (
 # process.
 STOCK_ONLY_VARIABLES = (
     "SHARDED",
-    "SPECULATE",
     "KV_CACHE_DTYPE",
     "CUDA_GRAPHS",
     "CUDA_MEMORY_FRACTION",

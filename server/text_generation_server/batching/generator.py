@@ -5,15 +5,18 @@ the stock routers count on: a prefill answers for its new requests only, a decod
 names, requests may be missing from an answer, and no answer may name a request that was forgotten.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from itertools import count
 
 from text_generation_server.batching.clock import Clock
+from text_generation_server.batching.drafts import Drafts
 from text_generation_server.batching.prefixes import PrefixIndex
 from text_generation_server.batching.prompts import PIECES_IN_FLIGHT, Prompts
 from text_generation_server.batching.request_state import RequestState, State
 from text_generation_server.batching.requests import BatchOutcome, CachedBatch, GenerationRequest
 from text_generation_server.batching.slots import SlotTable
+from text_generation_server.batching.speculation import Speculation
 from text_generation_server.batching.steps_in_flight import PieceInFlight, StepsInFlight
 from text_generation_server.engine.contract import MAX_RANKED, Engine
 from text_generation_server.errors import InvalidRequestError, UnknownBatchError, quoted, require
@@ -38,6 +41,9 @@ class Generator:
     step before is made. Requests may join and leave meanwhile, since a step's outcome is only given to those who hold
     the same slot as when it was started. The masks of a grammar follow from the last token: so while a request with
     one runs, one step is started ahead and its model runs, but it chooses only after the step before was read.
+
+    A step may verify drafts, see `Speculation`. These follow from the last token, so no step is in flight when it is
+    started, and none is started before it was read.
 
     Prompts are computed in pieces. Each call takes one along: so running requests go on while a long prompt is on its
     way, and a request whose prompt is not complete is left out of the answer.
@@ -65,6 +71,7 @@ class Generator:
         self._arrivals = count()
         self._in_flight = StepsInFlight()
         self._prompts = Prompts(engine, self._slots, self._in_flight)
+        self._speculation = Speculation(info.drafts, info.max_length)
 
     def prefill(self, batch_id: int, requests: Sequence[GenerationRequest]) -> BatchOutcome:
         """Accepts new requests under `batch_id`, and starts a piece of their prompts.
@@ -80,6 +87,7 @@ class Generator:
         Raises InvalidRequestError, and changes nothing, if there are no requests, or two with the same id.
         """
         clock = Clock()
+        self._speculation.interrupted()
         newcomers, failures = self._accepted(requests)
         self.clear(batch_id)
         self._forget_requests({request.id for request in requests})
@@ -136,6 +144,11 @@ class Generator:
         """What the slots hold; its counters may be read from any thread."""
         return self._prompts.prefixes
 
+    @property
+    def speculation(self) -> Speculation:
+        """Its counters may be read from any thread."""
+        return self._speculation
+
     def count_requests(self) -> dict[State, int]:
         """How many requests are in each state. May be asked from any thread; then it may miss what changes."""
         counts = dict.fromkeys(State, 0)
@@ -173,6 +186,7 @@ class Generator:
             next(self._arrivals),
             constraint,
             self._info.rotary.recomputed_at(len(prompt_ids)) if self._info.rotary else None,
+            Drafts(prompt_ids) if self._speculation.is_on else None,
         )
 
     def _merged(self, batch_ids: Sequence[int]) -> tuple[int, list[RequestState]]:
@@ -212,15 +226,22 @@ class Generator:
         self._start_ahead(clock)
 
     def _start_ahead(self, clock: Clock) -> None:
-        """Starts as many steps as may be in flight and have somebody to choose for, each with a piece before it."""
-        while self._in_flight.steps < STEPS_IN_FLIGHT:
+        """Starts as many steps as may be in flight and have somebody to choose for, each with a piece before it.
+
+        If a step with drafts would pay, it waits until nothing is in flight.
+        """
+        while self._in_flight.steps < STEPS_IN_FLIGHT and not self._in_flight.ends_with_drafts:
             self._prompts.extend(clock)
             owners = self._owners_of_next_step()
             if not owners or self._needs_masks():
                 return
+            drafts = self._speculation.drafts(owners)
+            if drafts and self._in_flight.steps:
+                return
             with clock.forward():
-                pending = self._engine.start_step().choose()
-            self._in_flight.add_step(pending, owners)
+                pending = self._engine.verify(drafts) if drafts else self._engine.start_step().choose()
+            drafted = {slot: len(tokens) for slot, tokens in drafts.items()}
+            self._in_flight.add_step(pending, owners, drafted if drafts else None)
 
     def _needs_masks(self) -> bool:
         owners = self._slots.owners().values()
@@ -282,11 +303,15 @@ class Generator:
         program = self._in_flight.pop()
         if isinstance(program, PieceInFlight):
             self._prompts.read(program, clock)
+            self._speculation.interrupted()
             return False
         with clock.forward():
             chosen = program.pending.read()
+        self._speculation.read(program.started, time.monotonic(), is_plain=program.drafted is None)
         for slot, owner in self._slots.still_live(program.owners).items():
             tokens = chosen.get(slot, ())
+            if program.drafted and slot in program.drafted:
+                self._speculation.count(program.drafted[slot], len(tokens) - 1)
             for token in tokens:
                 self._prompts.prefixes.chose(slot, token.token_id)
             owner.add(tokens)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from enum import Enum
 
+from text_generation_server.batching.drafts import Drafts
 from text_generation_server.batching.requests import (
     FinishReason,
     GeneratedText,
@@ -48,7 +49,7 @@ class RequestState:
         constraint: holds the output to the request's grammar, if it has one.
         prompt_logprobs: those of the prompt's tokens but the first, as far as they are known, until they are
             delivered; None if it did not ask for them.
-        in_flight: steps that were started and will choose a token for it.
+        in_flight: steps that were started and will choose a token for it, or several.
     """
 
     def __init__(
@@ -60,9 +61,11 @@ class RequestState:
         arrival: int,
         constraint: Constraint | None = None,
         recomputed_at: int | None = None,
+        drafts: Drafts | None = None,
     ) -> None:
         """
         Args:
+            drafts: of its prompt; None: it never has any.
             recomputed_at: with so many tokens it gives up what is computed, and waits to be computed again.
 
         Raises InvalidRequestError for an empty stop sequence.
@@ -86,6 +89,7 @@ class RequestState:
         self._pieces: list[str] = []
         self._generated: list[int] = []
         self._recomputed_at = recomputed_at
+        self._drafts = drafts
         self._tokens: list[GeneratedToken] = []
         self._top_tokens: list[tuple[GeneratedToken, ...]] = []
 
@@ -127,6 +131,21 @@ class RequestState:
         enough = len(self._generated) + self.in_flight >= self.request.max_new_tokens
         return not enough and self.state is State.RUNNING
 
+    def propose(self, most: int, max_length: int) -> list[int]:
+        """Up to `most` tokens that may come next, without those behind which it may have no other token.
+
+        `max_length`: tokens of a slot.
+        """
+        if self._drafts is None:
+            return []
+        left = self.request.max_new_tokens - len(self._generated)
+        room = max_length - len(self.prompt_ids) - len(self._generated)
+        return self._drafts.propose(max(0, min(most, left - 1, room - 1)))
+
+    def expected(self, count: int) -> float:
+        """How many of so many proposed tokens are likely to be chosen."""
+        return 0.0 if self._drafts is None else self._drafts.expected(count)
+
     def seat(self, slot: int) -> None:
         """It holds this slot from now on."""
         self.slot = slot
@@ -167,6 +186,8 @@ class RequestState:
         """
         token_id = token.token_id
         self._generated.append(token_id)
+        if self._drafts is not None:
+            self._drafts.add(token_id)
         special = token_id in self._tokenizer.special_ids
         piece = self._text.add(token_id)
         reason: FinishReason | None = None

@@ -1,6 +1,8 @@
 """The programs that were started and not read, oldest first: pieces of prompts, and decode steps."""
 
+import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from text_generation_server.batching.request_state import RequestState
@@ -12,10 +14,18 @@ Owners = dict[int, RequestState]
 
 @dataclass(frozen=True)
 class StepInFlight:
-    """One decode step. `owners`: by slot, those for whom it chooses a token."""
+    """One decode step.
+
+    Attributes:
+        owners: by slot, those for whom it chooses a token, or several.
+        started: seconds, see `time.monotonic`.
+        drafted: by slot, the number of drafts; None: it is a plain step.
+    """
 
     pending: PendingOutput
     owners: Owners
+    started: float
+    drafted: Mapping[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,11 +61,19 @@ class StepsInFlight:
         """The newest program is a piece."""
         return bool(self._queue) and isinstance(self._queue[-1], PieceInFlight)
 
-    def add_step(self, pending: PendingOutput, owners: Owners) -> None:
-        """Takes in a step that was just started."""
+    @property
+    def ends_with_drafts(self) -> bool:
+        """The newest program is a step with drafts."""
+        newest = self._queue[-1] if self._queue else None
+        return isinstance(newest, StepInFlight) and newest.drafted is not None
+
+    def add_step(
+        self, pending: PendingOutput, owners: Owners, drafted: Mapping[int, int] | None = None
+    ) -> None:
+        """Takes in a step that was just started; `drafted` as in `StepInFlight`."""
         for owner in owners.values():
             owner.in_flight += 1
-        self._queue.append(StepInFlight(pending, owners))
+        self._queue.append(StepInFlight(pending, owners, time.monotonic(), drafted))
 
     def add_piece(self, pending: PendingPiece, owners: Owners) -> None:
         """Takes in a piece that was just started."""

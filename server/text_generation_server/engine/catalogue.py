@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 def names(shape: BatchShape, *, scores_prompts: bool) -> list[str]:
     """All programs, largest first, so that the longest compilations start first."""
     pieces = piece_shapes(shape.slots, shape.length, shape.chunk)[::-1]
+    lengths = decode_lengths(shape.length)[::-1]
     processings = [processing.name.lower() for processing in reversed(Processing)]
     return [
         *(f"score {piece}" for piece in pieces if scores_prompts),
         *(f"extend {piece}" for piece in pieces),
-        *(f"forward {length}" for length in decode_lengths(shape.length)[::-1]),
+        *(f"verify {length}" for length in lengths if shape.drafts),
+        *(f"forward {length}" for length in lengths),
+        *(f"accept {processing}" for processing in processings if shape.drafts),
         *(f"choose {processing}" for processing in processings),
         "constrain",
         "rank",
@@ -47,7 +50,7 @@ def kind_of(name: str) -> str:
 
 def reads_model(name: str) -> bool:
     """Whether the program depends on the model, and not on the shape of the batch alone."""
-    return kind_of(name) in ("extend", "score", "forward", "seat")
+    return kind_of(name) in ("extend", "score", "forward", "verify", "seat")
 
 
 def build(name: str, model: Any, shape: BatchShape, strength: WatermarkStrength) -> "Program":
@@ -62,6 +65,8 @@ def build(name: str, model: Any, shape: BatchShape, strength: WatermarkStrength)
         "score": lambda: programs.score(model, shape, PieceShape.parse(variant)),
         "admit": lambda: programs.admit(shape, Processing[variant.upper()]),
         "forward": lambda: programs.forward(model, shape, int(variant)),
+        "verify": lambda: programs.verify(model, shape, int(variant)),
+        "accept": lambda: programs.accept(shape, Processing[variant.upper()], strength),
         "choose": lambda: programs.choose_next(shape, Processing[variant.upper()], strength),
         "constrain": lambda: programs.constrain(shape),
         "rank": lambda: programs.rank_tokens(shape),

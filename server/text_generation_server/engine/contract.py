@@ -32,6 +32,7 @@ class EngineInfo:
         dtype: of weights and KV cache, for example "bfloat16".
         device_type: for example "xla".
         scores_prompts: `fill` may be asked for the logprobs of a prompt.
+        drafts: tokens that `verify` takes for each slot at most; 0: the engine cannot verify.
         adapters: names of the LoRA adapters that a request may choose.
         ring: what some layers keep in place of all positions; None if all layers keep all.
         rotary: how keys depend on the length of their request beside their position; None if they do not.
@@ -46,6 +47,7 @@ class EngineInfo:
     adapters: tuple[str, ...] = ()
     rotary: RotaryLengths | None = None
     ring: Ring | None = None
+    drafts: int = 0
 
 
 MAX_RANKED = 20
@@ -239,6 +241,20 @@ class Engine(Protocol):
         Pieces and steps run in the order in which they were started, so a step may be started before the one before it
         was read. A slot that is full must have been released, but a step that was started ahead of the end of its
         owner may run past it: its token means nothing. RuntimeError if no slot is live.
+        """
+        ...
+
+    def verify(self, drafts: Mapping[int, Sequence[int]]) -> PendingOutput:
+        """Starts one step for all slots that goes on, for each slot, as long as it chooses the slot's drafts.
+
+        Args:
+            drafts: by slot, what may be chosen next; up to `info.drafts` tokens, and none for slots that are left out.
+
+        Each slot gets the tokens that as many plain steps would have chosen: those of its drafts that are chosen, and
+        one more. Whatever the drafts are, none of these tokens changes.
+
+        RuntimeError if no slot is live, or if a slot with drafts is not. ValueError if a slot has more drafts than the
+        engine takes, or than it has room for with one token after them.
         """
         ...
 

@@ -18,6 +18,7 @@ from text_generation_server.engine.buckets import PieceShape, bucket_for, decode
 from text_generation_server.engine.catalogue import admission, kind_of
 from text_generation_server.engine.contract import (
     AllowedTokens,
+    ChosenTokens,
     EngineInfo,
     EngineStatistics,
     PendingOutput,
@@ -25,8 +26,9 @@ from text_generation_server.engine.contract import (
     WarmupProgress,
 )
 from text_generation_server.engine.device import Buffer, Device, RunnableProgram
+from text_generation_server.engine.drafting import check_drafts, draft_arrays
 from text_generation_server.engine.filling import FillingSlot, PieceRow, next_rows, piece_arrays, row_start
-from text_generation_server.engine.pending import PendingRows, PendingRun, ScoredRow
+from text_generation_server.engine.pending import PendingRows, PendingRun, PendingVerification, ScoredRow
 from text_generation_server.engine.sharding import Sharding
 from text_generation_server.engine.slot_adapters import BASE, SlotAdapters
 from text_generation_server.engine.state import BatchShape, float_parameters, integer_parameters
@@ -40,7 +42,8 @@ class LiveSlot:
     """What the host knows of a live slot.
 
     Attributes:
-        position: where its last token goes, as `positions` on the device.
+        position: where its last token goes, as `positions` on the device; while a step with drafts was not read, where
+            it goes at most.
         processing: what its request asks for.
         ranked: its request asks for the best tokens.
     """
@@ -98,7 +101,7 @@ class StaticBatchEngine:
         self._live: dict[int, LiveSlot] = {}
         self._adapters = SlotAdapters(info.adapters, info.batch_size)
         self._unchosen: ModelStep | None = None
-        self._last: PendingRows | PendingRun | None = None
+        self._last: PendingRows | PendingRun | PendingVerification | None = None
         self._compilations: int | None = None
         self._compilations_after_warm_up = 0
         self._watch = DeviceWatch(hang_seconds)
@@ -191,9 +194,7 @@ class StaticBatchEngine:
         if not self._live:
             raise RuntimeError("No slot is live: there is nothing to decode.")
         self._note_idle_time()
-        # A slot that ran past its end while its last token was being read is clamped on the device too.
-        furthest = min(max(slot.position for slot in self._live.values()), self._info.max_length - 1)
-        length = bucket_for(furthest + 1, self._decode_lengths)
+        length = self._length_for(max(slot.position for slot in self._live.values()))
         logits = self._run(f"forward {length}", {})["logits"]
         self._unchosen = ModelStep(self, logits)
         return self._unchosen
@@ -218,6 +219,36 @@ class StaticBatchEngine:
         self._last = pending
         return pending
 
+    def verify(self, drafts: Mapping[int, Sequence[int]]) -> PendingOutput:
+        self._require_chosen()
+        if not self._live:
+            raise RuntimeError("No slot is live: there is nothing to decode.")
+        check_drafts(drafts, {slot: live.position for slot, live in self._live.items()}, self._info)
+        self._note_idle_time()
+        live = dict(self._live)
+        steps = {slot: 1 + len(drafts.get(slot, ())) for slot in live}
+        inputs = {name: self._device.send(array) for name, array in draft_arrays(drafts, self._info).items()}
+        length = self._length_for(max(each.position + steps[slot] - 1 for slot, each in live.items()))
+        results = self._run(f"verify {length}", {"drafts": inputs["drafts"]})
+        processing = max(each.processing for each in live.values())
+        results = self._run(f"accept {processing.name.lower()}", results | inputs)
+        wants = {slot: each.ranked for slot, each in live.items()}
+        places = max((steps[slot] for slot, wanted in wants.items() if wanted), default=0)
+        best = [
+            self._run("rank", {"scores": results[f"scores.{place}"]})["ranked"] for place in range(places)
+        ]
+        for slot, each in live.items():
+            each.position += steps[slot]
+        self._watch_compilations()
+
+        def settle(chosen: ChosenTokens) -> None:
+            for slot, each in live.items():
+                each.position -= steps[slot] - len(chosen[slot])
+
+        pending = PendingVerification(self._device, self._watch, results["chosen"], best, wants, settle)
+        self._last = pending
+        return pending
+
     def release(self, slot: int) -> None:
         # What an unfinished prompt has in the cache stays there, as that of a finished one does.
         if self._live.pop(slot, None) is not None and self._shape.ring is not None:
@@ -238,6 +269,11 @@ class StaticBatchEngine:
             memory_used=used,
             memory_limit=limit,
         )
+
+    def _length_for(self, furthest: int) -> int:
+        """The part of the cache that a step has to read, if this is the last position that it needs."""
+        # A slot that ran past its end while its last token was being read is clamped on the device too.
+        return bucket_for(min(furthest, self._info.max_length - 1) + 1, self._decode_lengths)
 
     def _run(self, name: str, inputs: Mapping[str, Buffer]) -> dict[str, Buffer]:
         """Starts a program, replaces the state that it succeeds, and returns the other results."""
@@ -317,6 +353,8 @@ class StaticBatchEngine:
             arrays["new_counts"] = np.zeros((1, vocabulary), np.int32)
         else:
             arrays["logits"] = np.zeros((slots, vocabulary), self._shape.dtype)
+            arrays |= {f"logits.{place}": arrays["logits"] for place in range(self._shape.drafts + 1)}
+            arrays |= draft_arrays({}, self._info)
             arrays["scores"] = np.zeros((slots, vocabulary), np.float32)
             arrays["allowed"] = np.full((slots, words(vocabulary)), -1, np.int32)
         return {

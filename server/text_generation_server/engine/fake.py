@@ -25,6 +25,7 @@ from text_generation_server.engine.contract import (
     RankedTokens,
     WarmupProgress,
 )
+from text_generation_server.engine.drafting import check_drafts
 from text_generation_server.sampling.packing import words
 from text_generation_server.sampling.parameters import SamplingParameters
 
@@ -127,8 +128,9 @@ class FakeEngine:
         calls: how often each method was called; "decode" counts the steps that were started, "masked decode" those
             in which not all tokens were allowed, "read" the outcomes that were read.
         fills: the arguments of all fills, oldest first.
+        drafts: those of all verifications, oldest first.
         timeline: what was asked of the engine, oldest first: "extend 0" (the slots), "start 1", "choose 1",
-            "read 1" (the number of the step), "read extend 0".
+            "read 1" (the number of the step), "read extend 0", "verify 1", "read verify 1".
     """
 
     def __init__(
@@ -142,15 +144,16 @@ class FakeEngine:
         adapters: tuple[str, ...] = (),
         tokens_per_step: int = 1,
         tokens_per_piece: int = 64,
+        drafts: int = 0,
     ) -> None:
         """`next_token` maps prompt and output so far to the next token id; by default a checksum of them.
 
         With the first adapter a slot gets the successor of that token in the vocabulary, with the second the
         successor of that one, and so on. A step without masks chooses `tokens_per_step` for each slot; a piece has
-        `tokens_per_piece`.
+        `tokens_per_piece`, and each slot up to `drafts` drafts.
         """
         self._info = EngineInfo(
-            batch_size, max_length, vocab_size, "float32", "fake", scores_prompts, adapters
+            batch_size, max_length, vocab_size, "float32", "fake", scores_prompts, adapters, drafts=drafts
         )
         self._next_token = next_token or self._checksum
         self._tokens_per_step = tokens_per_step
@@ -167,6 +170,7 @@ class FakeEngine:
         self._is_choosing = False
         self.calls: Counter[str] = Counter()
         self.fills: list[FillCall] = []
+        self.drafts: list[dict[int, tuple[int, ...]]] = []
         self.timeline: list[str] = []
 
     @property
@@ -287,6 +291,32 @@ class FakeEngine:
     def start_step(self) -> FakeStartedStep:
         """RuntimeError if no slot is live, or if one is full and the outcome that filled it was read."""
         self._called("decode")
+        self._check_step()
+        self._is_choosing = True
+        number = self.calls["decode"]
+        self.timeline.append(f"start {number}")
+        return FakeStartedStep(lambda allowed: self._choose(number, allowed))
+
+    def verify(self, drafts: Mapping[int, Sequence[int]]) -> FakePendingOutput:
+        """As the contract says, and what `start_step` raises."""
+        self._called("verify")
+        self._check_step()
+        check_drafts(drafts, {slot: len(each) - 1 for slot, each in self._histories.items()}, self._info)
+        self.drafts.append({slot: tuple(tokens) for slot, tokens in drafts.items()})
+        number = f"verify {self.calls['verify']}"
+        self.timeline.append(number)
+        pending = self._pending("decode", number)
+        chosen: dict[int, list[ChosenToken]] = {}
+        for slot in self._histories:
+            chosen[slot] = [self._chosen(slot, None, pending)]
+            for draft in drafts.get(slot, ()):
+                if chosen[slot][-1].token_id != draft:
+                    break
+                chosen[slot].append(self._chosen(slot, None, pending))
+        pending.chosen = chosen
+        return pending
+
+    def _check_step(self) -> None:
         self._raise_planned("decode")
         if not self._histories:
             raise RuntimeError("No slot is live: there is nothing to decode.")
@@ -295,10 +325,6 @@ class FakeEngine:
                 raise RuntimeError(
                     f"Slot {slot} is full: it holds {self._info.max_length} tokens, and should be released."
                 )
-        self._is_choosing = True
-        number = self.calls["decode"]
-        self.timeline.append(f"start {number}")
-        return FakeStartedStep(lambda allowed: self._choose(number, allowed))
 
     def _choose(self, number: int, allowed: AllowedTokens | None) -> FakePendingOutput:
         self._is_choosing = False

@@ -1,6 +1,6 @@
 """Outcomes on their way from the device to the host."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +56,61 @@ class PendingRows:
             )
             for slot, wanted in self._wants.items()
         }
+
+
+class PendingVerification:
+    """The result of `programs.accept` that may still be computed; see `contract.PendingOutput`.
+
+    Attributes:
+        packed: on the device, `chosen`.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        watch: DeviceWatch,
+        packed: Buffer,
+        ranked: Sequence[Buffer],
+        wants: Mapping[int, bool],
+        on_read: Callable[[ChosenTokens], None],
+    ) -> None:
+        """
+        Args:
+            ranked: of each place, if a slot wants alternatives.
+            wants: as for `PendingRows`.
+            on_read: is told the outcome when it is known.
+        """
+        self.packed = packed
+        self._device = device
+        self._watch = watch
+        self._ranked = ranked
+        self._wants = wants
+        self._on_read = on_read
+        for buffer in (packed, *ranked):
+            device.start_reading(buffer)
+
+    def read(self) -> ChosenTokens:
+        if self.packed is None:
+            raise RuntimeError("The outcome of a program may be read once; it was read before.")
+        with self._watch.waiting():
+            packed = self._device.read(self.packed)
+            ranked = [self._device.read(buffer) for buffer in self._ranked]
+        self.packed, self._ranked = None, ()
+        token_ids, logprobs = packed[..., 0].astype(np.int64), packed[..., 1].tolist()
+        counts = np.count_nonzero(token_ids >= 0, axis=1).tolist()
+        outcome = {
+            slot: tuple(
+                chosen_token(
+                    int(token_ids[slot, place]),
+                    logprobs[slot][place],
+                    ranked[place][slot] if wanted and place < len(ranked) else None,
+                )
+                for place in range(counts[slot])
+            )
+            for slot, wanted in self._wants.items()
+        }
+        self._on_read(outcome)
+        return outcome
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ model and one that chooses:
 
     new request:  seat -> extend (one per shape of a piece) as often as it takes -> admit
     step:         forward (one per length) -> logits -> choose (one per Processing) -> scores (-> rank)
+    with drafts:  verify (one per length) -> logits of each place -> accept (one per Processing) -> scores (-> rank)
 
 The first step after `admit` feeds the prompt's last token, and so chooses the first token of the output like any other.
-While a request with a grammar is live, one more goes in between: logits -> constrain -> logits.
+While a request with a grammar is live, one more goes in between: logits -> constrain -> logits. A step with drafts
+does what several steps would have done, as far as these would have chosen the drafts.
 
 So programs add up instead of multiplying, and the choice, which compiles slowly for its size, is compiled once
 for each kind. Logits and scores stay on the device.
@@ -222,6 +224,45 @@ def forward(model: Any, shape: BatchShape, seen_length: int) -> Program:
     return Program(f"forward {seen_length}", function, {**cache, **read})
 
 
+def verify(model: Any, shape: BatchShape, seen_length: int) -> Program:
+    """Feeds each slot's last token and `shape.drafts` tokens after it, as if they had been chosen, through the model.
+
+    Args:
+        seen_length: as for `forward`; the position of every draft that may be accepted must be below it.
+
+    It takes what `forward` takes and `drafts` [slots, shape.drafts] int32, padded at the end; it returns the cache, and
+    `logits.0`, `logits.1`, ... [slots, vocabulary] each, those after the last token and after each draft. What drafts
+    that are not accepted leave in the cache lies behind the last token: no query looks there before it is written anew.
+    """
+    cache, rows = shape.cache(), shape.rows()
+    read = {"tokens": rows["tokens"], "positions": rows["positions"]}
+    if shape.adapters:
+        read["adapters"] = Spec((shape.slots,), "int32", STATE)
+
+    def function(given: Tensors) -> dict[str, Tensor]:
+        positions = given["positions"]
+        ahead = torch.arange(shape.drafts + 1, dtype=torch.int32, device=positions.device)
+        layers = slot_cache(
+            [given[name] for name in cache], DecodeAccess(positions, seen_length, shape.length)
+        )
+        logits = model(
+            input_ids=torch.cat([given["tokens"].unsqueeze(1), given["drafts"]], dim=1),
+            position_ids=positions.unsqueeze(1) + ahead,
+            past_key_values=layers,
+            use_cache=True,
+            **({"adapters": given["adapters"]} if shape.adapters else {}),
+        ).logits
+        successor = dict(zip(cache, successors(layers), strict=True))
+        return {**successor, **{f"logits.{place}": logits[:, place] for place in range(shape.drafts + 1)}}
+
+    return Program(f"verify {seen_length}", function, {**cache, **read, "drafts": drafts_of(shape)})
+
+
+def drafts_of(shape: BatchShape) -> Spec:
+    """See `verify`."""
+    return Spec((shape.slots, shape.drafts), "int32", INPUT)
+
+
 def constrain(shape: BatchShape) -> Program:
     """Keeps all tokens but the allowed ones from being chosen, see `mask_disallowed`.
 
@@ -248,30 +289,76 @@ def choose_next(shape: BatchShape, processing: Processing, strength: WatermarkSt
     It takes the rows and `logits` [slots, vocabulary]; it returns the rows that change, `chosen` [slots, 2] and the
     processed `scores` [slots, vocabulary].
     """
-    rows = shape.rows()
-    if processing is Processing.NONE:
-        rows = {name: rows[name] for name in ("tokens", "positions")}
     logits = {"logits": Spec((shape.slots, shape.vocabulary), shape.dtype, INPUT)}
 
     def function(given: Tensors) -> dict[str, Tensor]:
-        scores = given["logits"].to(torch.float32)
-        successor = {}
-        if processing is Processing.NONE:
-            chosen, logprob = choose_greedy(scores, gathered)
-        else:
-            counts, integers = given["counts"], given["integers"]
-            history = History(counts, (given["positions"] + 1).unsqueeze(1), given["tokens"].unsqueeze(1))
-            scores = process_rows(scores, history, given["floats"], integers, strength, processing)
-            chosen, logprob = choose_rows(scores, history, integers)
-            successor["counts"] = counts + one_hot(chosen, shape.vocabulary)
-        successor |= {
-            "tokens": chosen[:, 0],
-            # Whoever is not live goes on up to the end of the slot and is parked behind it, where nothing is written.
-            "positions": torch.clamp(given["positions"] + 1, max=shape.length),
-        }
-        return {**successor, "chosen": pack(chosen, logprob), "scores": scores}
+        return advance(shape, processing, strength, given, given["logits"])
 
-    return Program(f"choose {processing.name.lower()}", function, {**rows, **logits})
+    return Program(
+        f"choose {processing.name.lower()}", function, {**rows_of_choice(shape, processing), **logits}
+    )
+
+
+def accept(shape: BatchShape, processing: Processing, strength: WatermarkStrength) -> Program:
+    """Chooses after the last token of each slot, and goes on as long as that chooses the slot's drafts.
+
+    Each place is chosen as `choose` would have chosen it, from rows in which the drafts before it have been counted: so
+    a slot ends as if it had made so many steps.
+
+    It takes the rows, the logits that `verify` returns, `drafts` as `verify` takes them, and `drafted` [slots] int32,
+    how many of a slot's drafts are not padding. It returns the rows that change, `chosen` [slots, shape.drafts + 1, 2],
+    in which places that a slot did not come to are -1, and the processed scores of each place: `scores.0`, ...
+    """
+    rows = rows_of_choice(shape, processing)
+    logits = Spec((shape.slots, shape.vocabulary), shape.dtype, INPUT)
+    inputs = {f"logits.{place}": logits for place in range(shape.drafts + 1)}
+    inputs |= {"drafts": drafts_of(shape), "drafted": Spec((shape.slots,), "int32", INPUT)}
+
+    def function(given: Tensors) -> dict[str, Tensor]:
+        state = {name: given[name] for name in rows}
+        goes_on = torch.ones_like(given["positions"], dtype=torch.bool)
+        chosen, scores = [], {}
+        for place in range(shape.drafts + 1):
+            results = advance(shape, processing, strength, state, given[f"logits.{place}"])
+            scores[f"scores.{place}"] = results["scores"]
+            chosen.append(torch.where(goes_on.unsqueeze(1), results["chosen"], -1.0))
+            for name in state.keys() & results.keys():
+                here = goes_on if state[name].dim() == 1 else goes_on.unsqueeze(1)
+                state[name] = torch.where(here, results[name], state[name])
+            if place < shape.drafts:
+                is_draft = results["tokens"] == given["drafts"][:, place]
+                goes_on = goes_on & is_draft & (given["drafted"] > place)
+        return {**state, **scores, "chosen": torch.stack(chosen, dim=1)}
+
+    return Program(f"accept {processing.name.lower()}", function, {**rows, **inputs})
+
+
+def rows_of_choice(shape: BatchShape, processing: Processing) -> dict[str, Spec]:
+    """What a choice reads of the rows."""
+    rows = shape.rows()
+    return {name: rows[name] for name in ("tokens", "positions")} if processing is Processing.NONE else rows
+
+
+def advance(
+    shape: BatchShape, processing: Processing, strength: WatermarkStrength, given: Tensors, logits: Tensor
+) -> dict[str, Tensor]:
+    """The rows that change with one choice, `chosen` and `scores`; see `choose_next`."""
+    scores = logits.to(torch.float32)
+    successor = {}
+    if processing is Processing.NONE:
+        chosen, logprob = choose_greedy(scores, gathered)
+    else:
+        counts, integers = given["counts"], given["integers"]
+        history = History(counts, (given["positions"] + 1).unsqueeze(1), given["tokens"].unsqueeze(1))
+        scores = process_rows(scores, history, given["floats"], integers, strength, processing)
+        chosen, logprob = choose_rows(scores, history, integers)
+        successor["counts"] = counts + one_hot(chosen, shape.vocabulary)
+    successor |= {
+        "tokens": chosen[:, 0],
+        # Whoever is not live goes on up to the end of the slot and is parked behind it, where nothing is written.
+        "positions": torch.clamp(given["positions"] + 1, max=shape.length),
+    }
+    return {**successor, "chosen": pack(chosen, logprob), "scores": scores}
 
 
 def rank_tokens(shape: BatchShape) -> Program:

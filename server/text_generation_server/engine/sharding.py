@@ -66,8 +66,10 @@ class Sharding:
 
     def array(self, name: str, shape: Sequence[int]) -> Partition:
         """Of state, inputs and results of programs, by the names that `engine.programs` gives them."""
-        if name in VOCABULARY_DIMENSION:
-            return self.first_that_divides(shape, [VOCABULARY_DIMENSION[name]])
+        # Without the place of a draft, as in "logits.1".
+        kind = name.partition(".")[0]
+        if kind in VOCABULARY_DIMENSION:
+            return self.first_that_divides(shape, [VOCABULARY_DIMENSION[kind]])
         if name.startswith(("keys.", "values.")):
             return self.first_that_divides(shape, [CACHE_DIMENSION[self.cache]])
         return WHOLE

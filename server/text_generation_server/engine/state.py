@@ -44,6 +44,7 @@ class BatchShape:
         adapters: the model takes the index of an adapter for each row.
         by_length: the model takes the length of the whole prompt for each piece, see `RotaryLengths`.
         chunk: tokens of the largest piece of a prompt, see `buckets.piece_shapes`.
+        drafts: tokens of each slot that one step may verify, see `programs.verify`; 0: there are no such programs.
         window: how many positions a query of a sliding layer sees.
         sliding: the layers that see no more, by index.
     """
@@ -57,6 +58,7 @@ class BatchShape:
     adapters: bool = False
     by_length: bool = False
     chunk: int = 128
+    drafts: int = 0
     window: int = 0
     sliding: tuple[int, ...] = ()
 

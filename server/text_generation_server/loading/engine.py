@@ -67,6 +67,7 @@ class EngineOptions:
         hang_seconds: after so long a call of the device counts as hanging.
         prefill_chunk: tokens of the largest piece of a prompt, one of CHUNKS; None for CPU_CHUNK on a CPU, else
             ACCELERATOR_CHUNK.
+        speculate: tokens of each request that one step may verify; 0: none.
         layout: of the cache; None for what the device wants.
         chips: over how many the model is split; None for all of this host.
     """
@@ -81,6 +82,7 @@ class EngineOptions:
     skip_warmup: bool = False
     hang_seconds: float = DEFAULT_HANG_SECONDS
     prefill_chunk: int | None = None
+    speculate: int = 0
     layout: CacheLayout | None = None
     chips: int | None = None
 
@@ -282,6 +284,7 @@ class EngineLoader:
             self.dtype,
             self.options.prefill_chunk or (CPU_CHUNK if self.mesh.is_cpu else ACCELERATOR_CHUNK),
             adapters=bool(self._adapters),
+            drafts=self.options.speculate,
         )
 
     def info(self, shape: BatchShape) -> EngineInfo:
@@ -295,6 +298,7 @@ class EngineLoader:
             adapters=tuple(adapter.name for adapter in self._adapters),
             rotary=self.description.rotary,
             ring=shape.ring,
+            drafts=shape.drafts,
         )
 
     def compiler(self, shape: BatchShape) -> Compiler:

@@ -85,7 +85,15 @@ class ModelDescription:
     sliding: tuple[int, ...]
 
     def batch_shape(
-        self, slots: int, length: int, layout: CacheLayout, dtype: str, chunk: int, *, adapters: bool = False
+        self,
+        slots: int,
+        length: int,
+        layout: CacheLayout,
+        dtype: str,
+        chunk: int,
+        *,
+        adapters: bool = False,
+        drafts: int = 0,
     ) -> BatchShape:
         """The static batch of this model, see there for the arguments."""
         return BatchShape(
@@ -100,6 +108,7 @@ class ModelDescription:
             chunk=chunk,
             window=self.window,
             sliding=self.sliding,
+            drafts=drafts,
         )
 
     def to_json(self) -> str:

@@ -3,6 +3,9 @@
 B is the batch size, T the length of a slot. A v3 router hands out blocks, here one block of T tokens for
 each slot, and keeps block 0 for its liveness request: it needs a budget of (B+1)*T. A v2 router sums padded
 tokens: B*T is exact. (Protocol sections 3.2 and 3.6.)
+
+Speculation needs no room in a slot, but routers add some: with N drafts a v3 router asks for N - 1 tokens more for each
+request, so that a block must be as much larger, and a v2 router for N tokens more for each batch.
 """
 
 from dataclasses import dataclass
@@ -33,20 +36,31 @@ class RouterLimits:
     max_total_tokens: int
 
 
+def block_size(max_length: int, drafts: int) -> int:
+    """Tokens of a v3 router's block, so that every request takes one."""
+    return max_length + max(0, drafts - 1)
+
+
 def limits_for_router(
     version: WireVersion,
     *,
     batch_size: int,
     max_length: int,
+    drafts: int,
     max_input_tokens: int | None,
     max_prefill_tokens: int,
     max_total_tokens: int | None,
 ) -> RouterLimits:
     """The limits for a router that was started with the last three values; None: it was not told.
 
+    `drafts`: what the router knows as `speculate`.
+
     Raises InvalidSettingError where the router would otherwise exit without saying why (protocol, 1.5).
     """
-    budget = (batch_size + 1 if version is WireVersion.V3 else batch_size) * max_length
+    if version is WireVersion.V3:
+        budget = (batch_size + 1) * block_size(max_length, drafts)
+    else:
+        budget = batch_size * max_length + drafts
     if max_total_tokens is not None and max_total_tokens != max_length:
         raise InvalidSettingError(
             f"--max-total-tokens ({max_total_tokens}) must equal the sequence length of the server "

@@ -13,7 +13,7 @@ from text_generation_server.pb import messages_pb2 as pb
 from text_generation_server.pb.service_v2_pb2_grpc import TextGenerationServiceServicer as ServicerV2
 from text_generation_server.pb.service_v3_pb2_grpc import TextGenerationServiceServicer as ServicerV3
 from text_generation_server.shard import Shard
-from text_generation_server.wire.limits import WireVersion, limits_for_router
+from text_generation_server.wire.limits import WireVersion, block_size, limits_for_router
 from text_generation_server.wire.messages import (
     batch_message,
     encodable,
@@ -43,11 +43,11 @@ class TextGenerationService(ServicerV2, ServicerV3):
             requires_padding=self._version is WireVersion.V2,
             dtype=info.dtype,
             device_type=info.device_type,
-            speculate=0,
+            speculate=info.drafts,
             support_chunking=False,
             use_prefix_caching=False,
             attention_impl="static",
-            block_size=info.max_length,
+            block_size=block_size(info.max_length, info.drafts),
         )
 
     def ServiceDiscovery(
@@ -94,6 +94,7 @@ class TextGenerationService(ServicerV2, ServicerV3):
                 self._version,
                 batch_size=shard.info.batch_size,
                 max_length=shard.info.max_length,
+                drafts=shard.info.drafts,
                 max_input_tokens=request.max_input_tokens
                 if request.HasField("max_input_tokens")
                 else shard.max_input_tokens,

@@ -1,0 +1,105 @@
+"""Whether the next step verifies drafts: only if that brings more tokens than it costs time."""
+
+from collections import deque
+from collections.abc import Mapping
+from statistics import median
+
+from text_generation_server.batching.request_state import RequestState
+
+FIRST_PRICE = 1.5
+"""A step with drafts, in plain steps, until both have been timed."""
+
+MARGIN = 1.05
+"""What is expected must exceed the price by as much: a change of course costs a step that waits for the host."""
+
+SAMPLES = 9
+"""Of the latest steps of each kind, whose median is the time of one. A single one may have met anything."""
+
+FORGET_AFTER = 512
+"""Refusals for the measured price, after which it is measured again: it may have been wrong, or have changed."""
+
+
+class Speculation:
+    """Decides which drafts are verified, and counts what becomes of them.
+
+    A step with drafts costs the same however many rows have some, since its shape is static. So a batch pays it as a
+    whole, and it is worth its price if all rows together are expected to get more tokens in that time.
+
+    Attributes:
+        drafted: tokens that were verified.
+        accepted: those of them that were chosen.
+    """
+
+    def __init__(self, most: int, max_length: int) -> None:
+        """
+        Args:
+            most: drafts of a row, see `EngineInfo.drafts`; 0: none.
+            max_length: tokens of a slot.
+        """
+        self.drafted = 0
+        self.accepted = 0
+        self._most = most
+        self._max_length = max_length
+        self._plain: deque[float] = deque(maxlen=SAMPLES)
+        self._verified: deque[float] = deque(maxlen=SAMPLES)
+        self._refusals = 0
+        self._last_read: float | None = None
+
+    @property
+    def is_on(self) -> bool:
+        return self._most > 0
+
+    def drafts(self, owners: Mapping[int, RequestState]) -> dict[int, list[int]]:
+        """By slot, what the next step should verify, by what is known; empty if it should be a plain one."""
+        drafts: dict[int, list[int]] = {}
+        if not self.is_on:
+            return drafts
+        gain = 0.0
+        for slot, owner in owners.items():
+            proposed = owner.propose(self._most, self._max_length)
+            if proposed:
+                drafts[slot] = proposed
+                gain += owner.expected(len(proposed))
+        if not drafts:
+            return drafts
+        tokens = 1 + gain / len(owners)
+        if tokens > MARGIN * self.price:
+            return drafts
+        if tokens > MARGIN * FIRST_PRICE:
+            self._refusals += 1
+            if self._refusals >= FORGET_AFTER:
+                self._verified.clear()
+                self._refusals = 0
+        return {}
+
+    @property
+    def price(self) -> float:
+        """Of a step with drafts, in plain steps; what a plain step hides of the host's work is part of it."""
+        if not self._plain or not self._verified:
+            return FIRST_PRICE
+        return median(self._verified) / median(self._plain)
+
+    def interrupted(self) -> None:
+        """The time until the next step is read is not that of a step alone."""
+        self._last_read = None
+
+    def read(self, started: float, now: float, *, is_plain: bool) -> None:
+        """A step was read.
+
+        Args:
+            started, now: seconds, when it was started and read.
+            is_plain: it had no drafts.
+        """
+        last, self._last_read = self._last_read, now
+        if last is None:
+            return
+        if not is_plain:
+            self._verified.append(now - last)
+        elif started < last:
+            # Steps that follow each other on the device, as plain ones do.
+            self._plain.append(now - last)
+
+    def count(self, drafted: int, accepted: int) -> None:
+        """So many drafts of a row were verified, and so many of them were chosen."""
+        self.drafted += drafted
+        self.accepted += accepted

@@ -1,0 +1,121 @@
+"""Speculation on a tiny model: whatever the drafts, each request gets the tokens that it gets without."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from support import engines
+from support.checkpoints import save
+from support.lora_adapters import save_adapter
+from text_generation_server.batching.drafts import Drafts
+from text_generation_server.batching.generator import Generator
+from text_generation_server.batching.request_state import RequestState
+from text_generation_server.batching.requests import Generation, GenerationRequest
+from text_generation_server.batching.speculation import Speculation
+from text_generation_server.engine.engine import StaticBatchEngine
+from text_generation_server.runtime.mesh import compilations
+from text_generation_server.text.tokenizer import ModelTokenizer
+
+from . import test_every_feature_at_random as every_feature
+
+REQUESTS = {1: 60, 4: 20}
+"""By the number of chips. Four of them do not divide the two key heads of the model: so they share the slots."""
+
+
+class PlainGenerator(Generator):
+    """Never drafts anything."""
+
+    def _new_state(self, request: GenerationRequest) -> RequestState:
+        state = super()._new_state(request)
+        state._drafts = None
+        return state
+
+
+class Oracle(Drafts):
+    """Knows the answer, and tells some of it, not always rightly: any number of drafts is accepted and refused."""
+
+    def __init__(self, answer: list[Generation], chance: random.Random) -> None:
+        super().__init__([0])
+        self._answer = [token.id for generation in answer for token in generation.tokens]
+        self._chance = chance
+        self._place = 0
+
+    def add(self, token_id: int) -> None:
+        self._place += 1
+
+    def propose(self, count: int) -> list[int]:
+        known = self._answer[self._place :][: self._chance.randint(0, count)]
+        return [(token + 1) % 100 if self._chance.random() < 0.15 else token for token in known]
+
+
+def answer_without(engine: StaticBatchEngine, request: GenerationRequest) -> list[Generation]:
+    generator = PlainGenerator(
+        engine, ModelTokenizer.from_transformers(every_feature.TOKENIZER), every_feature.EOS
+    )
+    outcome = generator.prefill(0, [request])
+    answer = list(outcome.generations)
+    while outcome.batch is not None:
+        outcome = generator.decode([0])
+        answer += outcome.generations
+    return answer
+
+
+@pytest.fixture(scope="module", params=REQUESTS, ids=lambda chips: f"{chips}-chips")
+def chips(request: pytest.FixtureRequest) -> int:
+    number: int = request.param
+    return number
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, chips: int) -> Sequence[StaticBatchEngine]:
+    """Two engines of the same model and programs."""
+    directory = tmp_path_factory.mktemp("drafts")
+    checkpoint = save("llama", directory / "model", vocab_size=len(every_feature.TOKENIZER))
+    adapters = [
+        (name, save_adapter(checkpoint, directory / name, seed, r=3, target_modules="all-linear"))
+        for seed, name in enumerate(("one", "two"))
+    ]
+    return [
+        engines.engine(
+            checkpoint,
+            batch_size=4,
+            max_length=every_feature.MAX_LENGTH,
+            scores_prompts=True,
+            adapters=adapters,
+            chips=chips,
+            prefill_chunk=32,
+            speculate=3,
+        )
+        for _ in range(2)
+    ]
+
+
+def test_answers_are_the_same_with_and_without_drafts(
+    pair: Sequence[StaticBatchEngine], chips: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speculative, plain = pair
+    chance, answers = random.Random(6), dict[int, list[Generation]]()
+    generators = []
+
+    class OracularGenerator(Generator):
+        def _new_state(self, request: GenerationRequest) -> RequestState:
+            state = super()._new_state(request)
+            answers[request.id] = answer_without(plain, request)
+            state._drafts = Oracle(answers[request.id], chance)
+            generators.append(self)
+            return state
+
+    monkeypatch.setattr(Speculation, "price", 0.0)
+    monkeypatch.setattr(every_feature, "Generator", OracularGenerator)
+    compiled = compilations()
+    clients = every_feature.serve_at_random(speculative, random.Random(21), REQUESTS[chips])
+    for client in clients:
+        if not client.cancelled and not client.expected_failure:
+            assert client.failure is None, client.request
+            every_feature.compare(client.answer, answers[client.request.id])
+            every_feature.check_end(client)
+    counted = generators[0].speculation
+    assert counted.drafted > 3 * REQUESTS[chips]
+    assert 0.4 * counted.drafted < counted.accepted < 0.95 * counted.drafted
+    assert compilations() == compiled
