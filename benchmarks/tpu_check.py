@@ -246,8 +246,15 @@ def recorded(subject: Subject) -> tuple[ModelDescription, list[LoweredProgram]]:
         return description, list(lowering.lower(options, list(names)))
 
 
-def judge(program: LoweredProgram, topology: str) -> Verdict:
-    """Compiles one program for one chip of a topology."""
+def most_trips(description: ModelDescription, length: int) -> int:
+    """How often a loop runs of which a program does not say it: over the positions of a prompt's slot, or over the
+    experts that were chosen; at most over all of them."""
+    experts = [weight.shape[0] for weight in description.weights.values() if weight.stacked is not None]
+    return max(-(-length // 256), *experts, 0)
+
+
+def judge(program: LoweredProgram, topology: str, unknown_trips: int) -> Verdict:
+    """Compiles one program for one chip of a topology; `unknown_trips`: see `most_trips`."""
     device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
     order = call_order(program)
     chip = jax.sharding.SingleDeviceSharding(device)
@@ -270,7 +277,7 @@ def judge(program: LoweredProgram, topology: str) -> Verdict:
         memory.alias_size_in_bytes,
         memory.temp_size_in_bytes,
         memory.generated_code_size_in_bytes,
-        sum(part.bytes for part in hbm_traffic(compiled.as_text())),
+        sum(part.bytes for part in hbm_traffic(compiled.as_text(), unknown_trips=unknown_trips)),
     )
 
 
@@ -334,7 +341,8 @@ def check(
     chip = topology.split(":")[0]
     title = f"{subject.name}, B={subject.slots}, S={subject.length}, one chip of {topology}"
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        judged = threads.map(lambda program: judge(program, topology), programs)
+        trips = most_trips(description, subject.length)
+        judged = threads.map(lambda program: judge(program, topology, trips), programs)
         verdicts = {verdict.program: verdict for verdict in judged}
     rows = [row(verdict) for verdict in verdicts.values()]
     missed = [

@@ -24,12 +24,11 @@ from jax.experimental import topologies
 from benchmarks.collectives import KINDS, collectives
 from benchmarks.hbm_traffic import hbm_traffic
 from benchmarks.report import table
-from benchmarks.tpu_check import Subject, ideal_step, megabytes, recorded
+from benchmarks.tpu_check import Subject, ideal_step, megabytes, most_trips, recorded
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.sharding import CacheSplit, Sharding
 from text_generation_server.loading.chips import ModelArrays
 from text_generation_server.lowering.lowered import LoweredProgram
-from text_generation_server.model.description import ModelDescription
 from text_generation_server.model.quantisation.scheme import INT8
 from text_generation_server.runtime.executable import COMPILER_OPTIONS, placements
 from text_generation_server.runtime.mesh import DeviceMesh, mesh_of
@@ -76,13 +75,6 @@ class Judged:
     temporaries: int
     collectives: Counter[str]
     traffic: int
-
-
-def most_trips(description: ModelDescription, length: int) -> int:
-    """How often a loop runs of which a program does not say it: over the positions of a prompt's slot, or over the
-    experts that were chosen; at most over all of them."""
-    experts = [weight.shape[0] for weight in description.weights.values() if weight.stacked is not None]
-    return max(-(-length // 256), *experts, 0)
 
 
 def judge(program: LoweredProgram, mesh: DeviceMesh, sharding: Sharding, unknown_trips: int) -> Judged:
