@@ -21,6 +21,7 @@ class Difference(Enum):
     LOGIT_BIAS = "`logit_bias` as an object"
     CALL_PIECES = "first pieces of a streamed call"
     NO_TOOL_USAGE = "usage after the model wanted no tool"
+    JSON_SCHEMAS = "JSON schemas"
     NESTED_TOOL_SCHEMA = "tools with `$defs`"
 
 

@@ -187,6 +187,7 @@ RECORDED = {
             "inputs": "a",
             "parameters": {"grammar": {"type": "json", "value": {"properties": {"a": {"$ref": "#/b"}}}}},
         },
+        Difference.JSON_SCHEMAS,
     ),
     "grammar, not JSON": Recorded(
         "/generate", {"inputs": "a", "parameters": {"grammar": {"type": "json", "value": "{"}}}

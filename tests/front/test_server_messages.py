@@ -1,10 +1,19 @@
 """What a client sends does not fill the log of the shard."""
 
+from collections.abc import Iterator
+
 import pytest
 from loguru import logger
 
 from text_generation_server.errors import InvalidRequestError
 from text_generation_server.telemetry import Flood, configure_logging
+
+
+@pytest.fixture(autouse=True)
+def quiet_afterwards() -> Iterator[None]:
+    """Other tests of this process do not log to the standard output."""
+    yield
+    logger.remove()
 
 
 def test_a_long_value_is_quoted_in_part() -> None:
