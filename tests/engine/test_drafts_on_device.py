@@ -3,18 +3,22 @@
 import dataclasses
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from support import engines
 from support.checkpoints import save
+from support.driver import prefill, step
 from support.lora_adapters import save_adapter
 from text_generation_server.batching.drafts import Drafts
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.request_state import RequestState
 from text_generation_server.batching.requests import Generation, GenerationRequest
 from text_generation_server.batching.speculation import Speculation
+from text_generation_server.engine.contract import ChosenToken
 from text_generation_server.engine.engine import StaticBatchEngine
+from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.runtime.mesh import compilations
 from text_generation_server.text.tokenizer import ModelTokenizer
 
@@ -128,3 +132,30 @@ def test_answers_are_the_same_with_and_without_drafts(
     assert counted.drafted > REQUESTS[chips]
     assert 0.4 * counted.drafted < counted.accepted < 0.95 * counted.drafted
     assert compilations() == compiled
+
+
+@pytest.mark.parametrize(
+    ("model_type", "layout"), [("mistral", CacheLayout.HEADS), ("gemma2", CacheLayout.LANES)]
+)
+def test_drafts_that_are_refused_leave_nothing_behind_in_a_ring(
+    model_type: str, layout: CacheLayout, tmp_path: Path
+) -> None:
+    directory = save(model_type, tmp_path, max_position_embeddings=256)
+    options = {"batch_size": 2, "max_length": 256, "prefill_chunk": 32, "layout": layout, "skip_warmup": True}
+    engine = engines.loader(directory, speculate=8, **options).load()
+    assert engine.info.ring is not None
+    assert engine.info.ring.size < 200, "the test needs a ring that is written several times over"
+    chance = random.Random(2)
+    prompt = chance.choices(range(3, 100), k=30)
+    prefill(engine, 0, prompt)
+    expected = [step(engine)[0][0] for _ in range(225)]
+    engine.release(0)
+    prefill(engine, 1, prompt)
+    tokens: list[ChosenToken] = []
+    while len(tokens) < len(expected):
+        drafts = [token.token_id for token in expected[len(tokens) :][: chance.randint(0, 8)]]
+        drafts = [(token + 1) % 100 if chance.random() < 0.2 else token for token in drafts]
+        tokens += engine.verify({1: drafts}).read()[1]
+    assert [token.token_id for token in tokens][:225] == [token.token_id for token in expected]
+    logprobs = [token.logprob for token in tokens][:225]
+    assert logprobs == pytest.approx([token.logprob for token in expected], abs=1e-4)
