@@ -15,6 +15,9 @@ MARGIN = 1.05
 SAMPLES = 9
 """Of the latest steps of each kind, whose median is the time of one. A single one may have met anything."""
 
+ENOUGH = 3
+"""Steps of each kind that are timed before the price is believed. The first run of a program takes longer."""
+
 FORGET_AFTER = 512
 """Refusals for the measured price, after which it is measured again: it may have been wrong, or have changed."""
 
@@ -75,7 +78,7 @@ class Speculation:
     @property
     def price(self) -> float:
         """Of a step with drafts, in plain steps; what a plain step hides of the host's work is part of it."""
-        if not self._plain or not self._verified:
+        if min(len(self._plain), len(self._verified)) < ENOUGH:
             return FIRST_PRICE
         return median(self._verified) / median(self._plain)
 
