@@ -186,8 +186,8 @@ def test_a_price_that_was_refused_for_long_is_measured_again() -> None:
     decides, copying = Speculation(4, 1000), cast(RequestState, Copying())
     for now in range(20):
         decides.read(now - 1.5, float(now), is_plain=True)
-    for now in (1000.0, 2000.0, 3000.0):
-        decides.read(19.0, now, is_plain=False)
+    for late in (1000.0, 2000.0, 3000.0):
+        decides.read(19.0, late, is_plain=False)
     refused = 0
     while not decides.drafts({0: copying}):
         refused += 1
