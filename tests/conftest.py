@@ -13,6 +13,8 @@ import jax
 import pytest
 from loguru import logger
 
+from text_generation_server.runtime.executable import COMPILER_OPTIONS
+
 # Only of this process: a server that a test starts has one device, as the CPU of a user has.
 flags = os.environ.get("XLA_FLAGS")
 os.environ["XLA_FLAGS"] = f"{flags or ''} --xla_force_host_platform_device_count=8".strip()
@@ -29,3 +31,12 @@ def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixtur
     sink = logger.add(caplog.handler, format="{message}", level=0)
     yield caplog
     logger.remove(sink)
+
+
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+    """Programs that are compiled in half the time and run slower, for models so small that it does not matter."""
+    with pytest.MonkeyPatch.context() as patch:
+        quick = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": "True"}
+        patch.setitem(COMPILER_OPTIONS, "cpu", quick)
+        yield

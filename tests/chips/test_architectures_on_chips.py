@@ -8,7 +8,8 @@ import pytest
 from support import engines
 from support.checkpoints import RECIPES, save
 from support.driver import Driver
-from text_generation_server.runtime.executable import COMPILER_OPTIONS
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 EVERY_NUMBER = ("gemma2", "gpt2", "gpt_neox", "llama", "phi3")
 """One of each kind: bounded scores and a window, a vocabulary in one table, fused projections of three kinds."""
@@ -19,13 +20,6 @@ CASES = [
     *((recipe, NUMBERS[place % 3]) for place, recipe in enumerate(RECIPES) if recipe not in EVERY_NUMBER),
     *((recipe, chips) for recipe in EVERY_NUMBER for chips in NUMBERS),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _quick_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These programs run for a moment."""
-    quick = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": "True"}
-    monkeypatch.setitem(COMPILER_OPTIONS, "cpu", quick)
 
 
 @pytest.mark.parametrize(("recipe", "chips"), CASES)

@@ -25,6 +25,8 @@ from text_generation_server.text.tokenizer import ModelTokenizer
 from . import test_every_feature_at_random as every_feature
 from .test_every_feature_at_random import random_request
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 REQUESTS = {1: 60, 4: 20}
 """By the number of chips. Four of them do not divide the two key heads of the model: so they share the slots."""
 
