@@ -27,8 +27,21 @@ from text_generation_server.engine.contract import (
 )
 from text_generation_server.engine.device import Buffer, Device, RunnableProgram
 from text_generation_server.engine.drafting import check_drafts, draft_arrays
-from text_generation_server.engine.filling import FillingSlot, PieceRow, next_rows, piece_arrays, row_start
-from text_generation_server.engine.pending import PendingRows, PendingRun, PendingVerification, ScoredRow
+from text_generation_server.engine.filling import (
+    FillingSlot,
+    PieceRow,
+    check_fill,
+    next_rows,
+    piece_arrays,
+    row_start,
+)
+from text_generation_server.engine.pending import (
+    Pending,
+    PendingRows,
+    PendingRun,
+    PendingVerification,
+    ScoredRow,
+)
 from text_generation_server.engine.sharding import Sharding
 from text_generation_server.engine.slot_adapters import BASE, SlotAdapters
 from text_generation_server.engine.state import BatchShape, float_parameters, integer_parameters
@@ -101,7 +114,7 @@ class StaticBatchEngine:
         self._live: dict[int, LiveSlot] = {}
         self._adapters = SlotAdapters(info.adapters, info.batch_size)
         self._unchosen: ModelStep | None = None
-        self._last: PendingRows | PendingRun | PendingVerification | None = None
+        self._last: Pending | None = None
         self._compilations: int | None = None
         self._compilations_after_warm_up = 0
         self._watch = DeviceWatch(hang_seconds)
@@ -143,7 +156,7 @@ class StaticBatchEngine:
         prefix: Prefix | None = None,
     ) -> bool:
         self._require_chosen()
-        self._check_fill(slot, token_ids, scored, prefix)
+        check_fill(slot, len(token_ids), scored, prefix, self._live.keys() | self._filling.keys(), self._info)
         index = self._adapters.index(adapter)
         kept = 0 if prefix is None else min(prefix.length, len(token_ids) - 1)
         placement = {"slot": slot, "source": slot if prefix is None else prefix.slot, "kept": kept}
@@ -287,22 +300,6 @@ class StaticBatchEngine:
             else:
                 outputs[key] = result
         return outputs
-
-    def _check_fill(self, slot: int, token_ids: Sequence[int], scored: bool, prefix: Prefix | None) -> None:
-        """Raises what `contract.Engine.fill` says."""
-        length, limit, slots = len(token_ids), self._info.max_length, self._info.batch_size
-        if not 1 <= length < limit:
-            raise ValueError(f"A prompt must have 1 to {limit - 1} tokens. Given: {length}.")
-        if not 0 <= slot < slots:
-            raise RuntimeError(f"There is no slot {slot}: the slots are 0 to {slots - 1}.")
-        if slot in self._live or slot in self._filling:
-            raise RuntimeError(f"Slot {slot} is in use: release it before it is filled again.")
-        if scored and not self._info.scores_prompts:
-            raise RuntimeError("This engine does not score prompts.")
-        if prefix is None:
-            return
-        if scored or not (0 <= prefix.slot < slots and 0 <= prefix.length <= length):
-            raise ValueError(f"A prompt of {length} tokens cannot begin with {prefix} (scored: {scored}).")
 
     def _admit(self, filled: FillingSlot) -> None:
         """The slot holds its prompt but for the last token, and takes part in the steps from now on."""

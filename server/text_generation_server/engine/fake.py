@@ -26,6 +26,7 @@ from text_generation_server.engine.contract import (
     WarmupProgress,
 )
 from text_generation_server.engine.drafting import check_drafts
+from text_generation_server.engine.filling import check_fill
 from text_generation_server.sampling.packing import words
 from text_generation_server.sampling.parameters import SamplingParameters
 
@@ -56,17 +57,16 @@ class Filling:
     held: int
 
 
-class FakePendingOutput:
-    """An outcome that was computed when its program was started, or the error that reading it raises."""
+class FakePending:
+    """A program that ran when it was started, or the error that reading it raises; it may be read once."""
 
     def __init__(self, engine: "FakeEngine", name: str, error: Exception | None) -> None:
-        self.chosen: ChosenTokens = {}
         self.was_read = False
         self._engine = engine
         self._name = name
         self._error = error
 
-    def read(self) -> ChosenTokens:
+    def _note_read(self) -> None:
         if self.was_read:
             raise RuntimeError("The outcome of a program may be read once; it was read before.")
         self.was_read = True
@@ -74,11 +74,22 @@ class FakePendingOutput:
         self._engine.timeline.append(f"read {self._name}")
         if self._error is not None:
             raise self._error
+
+
+class FakePendingOutput(FakePending):
+    """An outcome of a step."""
+
+    def __init__(self, engine: "FakeEngine", name: str, error: Exception | None) -> None:
+        super().__init__(engine, name, error)
+        self.chosen: ChosenTokens = {}
+
+    def read(self) -> ChosenTokens:
+        self._note_read()
         return self.chosen
 
 
-class FakePendingPiece:
-    """A piece that ran when it was started, or the error that reading it raises."""
+class FakePendingPiece(FakePending):
+    """A piece."""
 
     def __init__(
         self,
@@ -88,21 +99,13 @@ class FakePendingPiece:
         logprobs: PromptLogprobs,
         error: Exception | None,
     ) -> None:
+        super().__init__(engine, f"extend {names_of(held)}", error)
         self.held = held
         self.completed = completed
         self._logprobs = logprobs
-        self._engine = engine
-        self._error = error
-        self._was_read = False
 
     def read(self) -> PromptLogprobs:
-        if self._was_read:
-            raise RuntimeError("The outcome of a program may be read once; it was read before.")
-        self._was_read = True
-        self._engine.calls["read"] += 1
-        self._engine.timeline.append(f"read extend {names_of(self.held)}")
-        if self._error is not None:
-            raise self._error
+        self._note_read()
         return self._logprobs
 
 
@@ -215,7 +218,8 @@ class FakeEngine:
         self._called("fill")
         call = FillCall(slot, tuple(token_ids), sampling, ranked, scored, adapter, prefix)
         self.fills.append(call)
-        self._check_fill(call)
+        used = self._histories.keys() | self._filling.keys()
+        check_fill(slot, len(token_ids), scored, prefix, used, self._info)
         self._shifts[slot] = self._shift(adapter)
         kept = 0
         if prefix is not None:
@@ -266,21 +270,6 @@ class FakeEngine:
     def _is_complete(filling: Filling) -> bool:
         """The last token is left to the first step."""
         return filling.held == len(filling.call.token_ids) - 1
-
-    def _check_fill(self, call: FillCall) -> None:
-        slot, length, prefix = call.slot, len(call.token_ids), call.prefix
-        if not 0 <= slot < self._info.batch_size:
-            raise RuntimeError(f"There is no slot {slot}: the slots are 0 to {self._info.batch_size - 1}.")
-        if slot in self._histories or slot in self._filling:
-            raise RuntimeError(f"Slot {slot} is in use: release it before it is filled again.")
-        if not 1 <= length < self._info.max_length:
-            raise ValueError(f"A prompt must have 1 to {self._info.max_length - 1} tokens. Given: {length}.")
-        if call.scored and not self._info.scores_prompts:
-            raise RuntimeError("This engine does not score prompts.")
-        if prefix is not None:
-            fits = 0 <= prefix.slot < self._info.batch_size and 0 <= prefix.length <= length
-            if call.scored or not fits:
-                raise ValueError(f"A prompt of {length} tokens cannot begin with {prefix}.")
 
     def _admit(self, filling: Filling) -> None:
         call = filling.call

@@ -1,13 +1,33 @@
 """Slots whose prompts are on their way into the cache, and how they share pieces."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from text_generation_server.engine.buckets import PieceShape
+from text_generation_server.engine.contract import EngineInfo, Prefix
 from text_generation_server.sampling.parameters import SamplingParameters
+
+
+def check_fill(
+    slot: int, length: int, scored: bool, prefix: Prefix | None, used: Collection[int], info: EngineInfo
+) -> None:
+    """Raises what `contract.Engine.fill` says of a prompt of `length` tokens; `used`: slots that are not free."""
+    limit, slots = info.max_length, info.batch_size
+    if not 1 <= length < limit:
+        raise ValueError(f"A prompt must have 1 to {limit - 1} tokens. Given: {length}.")
+    if not 0 <= slot < slots:
+        raise RuntimeError(f"There is no slot {slot}: the slots are 0 to {slots - 1}.")
+    if slot in used:
+        raise RuntimeError(f"Slot {slot} is in use: release it before it is filled again.")
+    if scored and not info.scores_prompts:
+        raise RuntimeError("This engine does not score prompts.")
+    if prefix is None:
+        return
+    if scored or not (0 <= prefix.slot < slots and 0 <= prefix.length <= length):
+        raise ValueError(f"A prompt of {length} tokens cannot begin with {prefix} (scored: {scored}).")
 
 
 @dataclass

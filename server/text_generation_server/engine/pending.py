@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,34 @@ LOWEST = float(np.finfo(np.float32).min)
 """What recorded programs make of the maximum of nothing but -inf."""
 
 
-class PendingRows:
-    """The result of a choice that may still be computed; see `contract.PendingOutput`.
+class Pending:
+    """Results of a program that may still be computed, and may be read once.
 
     Attributes:
-        packed: on the device, see `programs.pack`.
+        packed: the first of them, on the device; None when it was read.
     """
+
+    def __init__(self, device: Device, watch: DeviceWatch, packed: Buffer, *others: Buffer) -> None:
+        """Lets the copies to the host begin."""
+        self.packed = packed
+        self._others = others
+        self._device = device
+        self._watch = watch
+        for buffer in (packed, *others):
+            device.start_reading(buffer)
+
+    def _arrays(self) -> list[NDArray[Any]]:
+        """All of them; waits until they are computed. RuntimeError the second time."""
+        if self.packed is None:
+            raise RuntimeError("The outcome of a program may be read once; it was read before.")
+        with self._watch.waiting():
+            arrays = [self._device.read(buffer) for buffer in (self.packed, *self._others)]
+        self.packed, self._others = None, ()
+        return arrays
+
+
+class PendingRows(Pending):
+    """The result of a choice, see `programs.pack`, and maybe the best tokens; see `contract.PendingOutput`."""
 
     def __init__(
         self,
@@ -30,22 +53,12 @@ class PendingRows:
         wants: Mapping[int, bool],
     ) -> None:
         """`wants`: for each slot that was live, whether it wants alternatives; a slot is its row in the results."""
-        self.packed = packed
-        self._device = device
-        self._watch = watch
-        self._ranked = ranked
+        super().__init__(device, watch, packed, *([] if ranked is None else [ranked]))
         self._wants = wants
-        device.start_reading(packed)
-        if ranked is not None:
-            device.start_reading(ranked)
 
     def read(self) -> ChosenTokens:
-        if self.packed is None:
-            raise RuntimeError("The outcome of a program may be read once; it was read before.")
-        with self._watch.waiting():
-            packed = self._device.read(self.packed)
-            ranked = None if self._ranked is None else self._device.read(self._ranked)
-        self.packed = self._ranked = None
+        packed, *best = self._arrays()
+        ranked = best[0] if best else None
         # Two calls for all rows: a conversion of each number by itself would cost more than the rest.
         token_ids, logprobs = packed[:, 0].astype(np.int64).tolist(), packed[:, 1].tolist()
         return {
@@ -58,12 +71,8 @@ class PendingRows:
         }
 
 
-class PendingVerification:
-    """The result of `programs.accept` that may still be computed; see `contract.PendingOutput`.
-
-    Attributes:
-        packed: on the device, `chosen`.
-    """
+class PendingVerification(Pending):
+    """The result of `programs.accept`, and the best tokens of each place; see `contract.PendingOutput`."""
 
     def __init__(
         self,
@@ -80,22 +89,12 @@ class PendingVerification:
             wants: as for `PendingRows`.
             on_read: is told the outcome when it is known.
         """
-        self.packed = packed
-        self._device = device
-        self._watch = watch
-        self._ranked = ranked
+        super().__init__(device, watch, packed, *ranked)
         self._wants = wants
         self._on_read = on_read
-        for buffer in (packed, *ranked):
-            device.start_reading(buffer)
 
     def read(self) -> ChosenTokens:
-        if self.packed is None:
-            raise RuntimeError("The outcome of a program may be read once; it was read before.")
-        with self._watch.waiting():
-            packed = self._device.read(self.packed)
-            ranked = [self._device.read(buffer) for buffer in self._ranked]
-        self.packed, self._ranked = None, ()
+        packed, *ranked = self._arrays()
         token_ids, logprobs = packed[..., 0].astype(np.int64), packed[..., 1].tolist()
         counts = np.count_nonzero(token_ids >= 0, axis=1).tolist()
         outcome = {
@@ -123,12 +122,8 @@ class ScoredRow:
     end: int
 
 
-class PendingRun:
-    """A piece that may still be computed; see `contract.PendingPiece`.
-
-    Attributes:
-        packed: on the device, a result of the program.
-    """
+class PendingRun(Pending):
+    """A piece; see `contract.PendingPiece`. `packed` is a result of its program."""
 
     def __init__(
         self,
@@ -139,20 +134,13 @@ class PendingRun:
         completed: Sequence[int],
         scored: Sequence[ScoredRow] = (),
     ) -> None:
-        self.packed = packed
+        super().__init__(device, watch, packed)
         self.held = held
         self.completed = completed
-        self._device = device
-        self._watch = watch
         self._scored = scored
-        device.start_reading(packed)
 
     def read(self) -> PromptLogprobs:
-        if self.packed is None:
-            raise RuntimeError("The outcome of a program may be read once; it was read before.")
-        with self._watch.waiting():
-            values = self._device.read(self.packed)
-        self.packed = None
+        (values,) = self._arrays()
         logprobs: dict[int, list[float]] = {}
         for each in self._scored:
             logprobs.setdefault(each.slot, []).extend(values[each.row, each.start : each.end].tolist())

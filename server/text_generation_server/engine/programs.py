@@ -202,26 +202,12 @@ def forward(model: Any, shape: BatchShape, seen_length: int) -> Program:
     It takes the cache and, unchanged, `tokens`, `positions` and for a model with adapters `adapters` [slots] int32; it
     returns the cache and `logits`, [slots, vocabulary].
     """
-    cache, rows = shape.cache(), shape.rows()
-    read = {"tokens": rows["tokens"], "positions": rows["positions"]}
-    if shape.adapters:
-        read["adapters"] = Spec((shape.slots,), "int32", STATE)
 
     def function(given: Tensors) -> dict[str, Tensor]:
-        positions = given["positions"]
-        layers = slot_cache(
-            [given[name] for name in cache], DecodeAccess(positions, seen_length, shape.length)
-        )
-        logits = model(
-            input_ids=given["tokens"].unsqueeze(1),
-            position_ids=positions.unsqueeze(1),
-            past_key_values=layers,
-            use_cache=True,
-            **({"adapters": given["adapters"]} if shape.adapters else {}),
-        ).logits[:, -1]
-        return {**dict(zip(cache, successors(layers), strict=True)), "logits": logits}
+        successor, logits = run_step(model, shape, seen_length, given, given["tokens"].unsqueeze(1))
+        return {**successor, "logits": logits[:, -1]}
 
-    return Program(f"forward {seen_length}", function, {**cache, **read})
+    return Program(f"forward {seen_length}", function, step_inputs(shape))
 
 
 def verify(model: Any, shape: BatchShape, seen_length: int) -> Program:
@@ -234,28 +220,40 @@ def verify(model: Any, shape: BatchShape, seen_length: int) -> Program:
     `logits.0`, `logits.1`, ... [slots, vocabulary] each, those after the last token and after each draft. What drafts
     that are not accepted leave in the cache lies behind the last token: no query looks there before it is written anew.
     """
-    cache, rows = shape.cache(), shape.rows()
-    read = {"tokens": rows["tokens"], "positions": rows["positions"]}
-    if shape.adapters:
-        read["adapters"] = Spec((shape.slots,), "int32", STATE)
 
     def function(given: Tensors) -> dict[str, Tensor]:
-        positions = given["positions"]
-        ahead = torch.arange(shape.drafts + 1, dtype=torch.int32, device=positions.device)
-        layers = slot_cache(
-            [given[name] for name in cache], DecodeAccess(positions, seen_length, shape.length)
-        )
-        logits = model(
-            input_ids=torch.cat([given["tokens"].unsqueeze(1), given["drafts"]], dim=1),
-            position_ids=positions.unsqueeze(1) + ahead,
-            past_key_values=layers,
-            use_cache=True,
-            **({"adapters": given["adapters"]} if shape.adapters else {}),
-        ).logits
-        successor = dict(zip(cache, successors(layers), strict=True))
+        ids = torch.cat([given["tokens"].unsqueeze(1), given["drafts"]], dim=1)
+        successor, logits = run_step(model, shape, seen_length, given, ids)
         return {**successor, **{f"logits.{place}": logits[:, place] for place in range(shape.drafts + 1)}}
 
-    return Program(f"verify {seen_length}", function, {**cache, **read, "drafts": drafts_of(shape)})
+    return Program(f"verify {seen_length}", function, {**step_inputs(shape), "drafts": drafts_of(shape)})
+
+
+def step_inputs(shape: BatchShape) -> dict[str, Spec]:
+    """What `run_step` reads."""
+    rows = shape.rows()
+    read = {**shape.cache(), "tokens": rows["tokens"], "positions": rows["positions"]}
+    if shape.adapters:
+        read["adapters"] = Spec((shape.slots,), "int32", STATE)
+    return read
+
+
+def run_step(
+    model: Any, shape: BatchShape, seen_length: int, given: Tensors, ids: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The cache after tokens `ids` [slots, count] from each slot's position on, and the logits [slots, count,
+    vocabulary] behind each."""
+    cache, positions = shape.cache(), given["positions"]
+    ahead = torch.arange(ids.shape[1], dtype=torch.int32, device=positions.device)
+    layers = slot_cache([given[name] for name in cache], DecodeAccess(positions, seen_length, shape.length))
+    logits = model(
+        input_ids=ids,
+        position_ids=positions.unsqueeze(1) + ahead,
+        past_key_values=layers,
+        use_cache=True,
+        **({"adapters": given["adapters"]} if shape.adapters else {}),
+    ).logits
+    return dict(zip(cache, successors(layers), strict=True)), logits
 
 
 def drafts_of(shape: BatchShape) -> Spec:
