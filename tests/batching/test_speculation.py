@@ -6,6 +6,7 @@ from typing import cast
 import pytest
 
 from support import small_tokenizers
+from support.rooms import answers
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.request_state import RequestState
 from text_generation_server.batching.requests import Generation, GenerationRequest
@@ -35,18 +36,6 @@ def request(request_id: int, **fields: object) -> GenerationRequest:
 
 def generator(engine: FakeEngine) -> Generator:
     return Generator(engine, TOKENIZER, frozenset())
-
-
-def serve(served: Generator, requests: list[GenerationRequest]) -> dict[int, list[Generation]]:
-    answers: dict[int, list[Generation]] = {each.id: [] for each in requests}
-    outcome = served.prefill(0, requests)
-    while True:
-        assert not outcome.failures
-        for generation in outcome.generations:
-            answers[generation.request_id].append(generation)
-        if outcome.batch is None:
-            return answers
-        outcome = served.decode([0])
 
 
 def ids(answer: list[Generation]) -> list[int]:
@@ -84,9 +73,9 @@ def free(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_answers_are_the_same_with_fewer_steps(fields: dict[str, object]) -> None:
     plain, speculative = fake(0), fake(4)
-    expected = serve(generator(plain), [request(0, **fields), request(1, prompt="xy")])
-    answers = serve(generator(speculative), [request(0, **fields), request(1, prompt="xy")])
-    for request_id, answer in answers.items():
+    expected = answers(generator(plain), [request(0, **fields), request(1, prompt="xy")])
+    given = answers(generator(speculative), [request(0, **fields), request(1, prompt="xy")])
+    for request_id, answer in given.items():
         assert ids(answer) == ids(expected[request_id])
         assert answer[-1].finished == expected[request_id][-1].finished
         assert [best for each in answer for best in each.top_tokens] == [
@@ -99,16 +88,16 @@ def test_answers_are_the_same_with_fewer_steps(fields: dict[str, object]) -> Non
 @pytest.mark.usefixtures("free")
 def test_a_slot_is_filled_to_its_last_token() -> None:
     engine = fake(4, max_length=64)
-    answer = serve(generator(engine), [request(0, max_new_tokens=43)])[0]
+    answer = answers(generator(engine), [request(0, max_new_tokens=43)])[0]
     assert len(ids(answer)) == 43
-    assert ids(answer) == ids(serve(generator(fake(0, max_length=64)), [request(0, max_new_tokens=43)])[0])
+    assert ids(answer) == ids(answers(generator(fake(0, max_length=64)), [request(0, max_new_tokens=43)])[0])
     assert engine.calls["verify"] > 5
 
 
 @pytest.mark.usefixtures("free")
 def test_a_verification_waits_for_the_last_token_and_nothing_follows_before_it_is_read() -> None:
     engine = fake(4)
-    serve(generator(engine), [request(0)])
+    answers(generator(engine), [request(0)])
     places = [place for place, what in enumerate(engine.timeline) if what.startswith("verify")]
     assert places
     for place in places:
@@ -125,14 +114,14 @@ def test_a_verification_waits_for_the_last_token_and_nothing_follows_before_it_i
 
 def test_a_text_that_does_not_repeat_is_served_by_plain_steps() -> None:
     engine = fake(4, never_again)
-    serve(generator(engine), [request(0)])
+    answers(generator(engine), [request(0)])
     assert engine.calls["verify"] == 0
 
 
 def test_without_drafts_in_the_engine_nothing_is_verified() -> None:
     engine = fake(0)
     served = generator(engine)
-    serve(served, [request(0)])
+    answers(served, [request(0)])
     assert (engine.calls["verify"], served.speculation.drafted) == (0, 0)
 
 
@@ -140,7 +129,7 @@ def test_without_drafts_in_the_engine_nothing_is_verified() -> None:
 def test_what_is_drafted_and_accepted_is_counted() -> None:
     engine = fake(4)
     served = generator(engine)
-    serve(served, [request(0)])
+    answers(served, [request(0)])
     assert served.speculation.drafted == sum(
         len(tokens) for each in engine.drafts for tokens in each.values()
     )
@@ -152,10 +141,10 @@ def test_a_request_with_a_grammar_makes_all_steps_plain_while_it_runs() -> None:
     engine = fake(4)
     grammar = Grammar(GrammarKind.REGEX, "[a-z]{30}")
     served = Generator(engine, TOKENIZER, frozenset({EOS}))
-    answers = serve(served, [request(0, max_new_tokens=90), request(1, grammar=grammar, max_new_tokens=60)])
+    given = answers(served, [request(0, max_new_tokens=90), request(1, grammar=grammar, max_new_tokens=60)])
     steps = [what for what in engine.timeline if what.startswith(("choose", "verify"))]
     assert engine.calls["masked decode"] >= 30
-    assert len(ids(answers[0])) == 90
+    assert len(ids(given[0])) == 90
     assert steps.index("verify 1") > 30
 
 

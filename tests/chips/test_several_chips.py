@@ -3,24 +3,22 @@
 import random
 import re
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 from support import engines
 from support.checkpoints import generate, save
+from support.discarding import discard_weights
 from support.driver import Driver
-from text_generation_server.engine.sharding import CacheSplit, Partition
+from text_generation_server.engine.sharding import CacheSplit
 from text_generation_server.errors import InvalidSettingError
 from text_generation_server.loading.weights import load_weights
 from text_generation_server.model.memory import PROGRAMS_GUESS
-from text_generation_server.runtime.mesh import DeviceMesh, open_mesh
+from text_generation_server.runtime.mesh import open_mesh
 
 CHANCE = random.Random(9)
 PROMPTS = [[CHANCE.randrange(3, 160) for _ in range(length)] for length in (1, 5, 23, 40)]
@@ -72,20 +70,7 @@ def test_each_chip_reads_its_slices_and_the_host_never_holds_more_than_two_tenso
 ) -> None:
     directory = save("llama", tmp_path, vocab_size=8000, hidden_size=128, tie_word_embeddings=False)
     loader = engines.loader(directory, batch_size=4, max_length=64, chips=4, dtype="bfloat16")
-    read: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
-
-    def discard(
-        self: DeviceMesh,
-        shape: tuple[int, ...],
-        partition: Partition,
-        part: Callable[[tuple[slice, ...]], NDArray[Any]],
-    ) -> None:
-        # As JAX does: all parts before the first goes to its device, and what all get once.
-        indices = list(self.placed(partition).addressable_devices_indices_map(shape).values())
-        parts = [part(index) for index in (indices if partition else indices[:1])]
-        read.extend((shape, part.shape) for part in parts)
-
-    monkeypatch.setattr(DeviceMesh, "assemble", discard)
+    read = discard_weights(monkeypatch)
     tracemalloc.start()
     load_weights(loader.description, loader.checkpoint, loader.mesh, loader.sharding)
     peak = tracemalloc.get_traced_memory()[1]

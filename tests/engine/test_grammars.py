@@ -13,8 +13,9 @@ from jsonschema import Draft202012Validator
 from engine.conftest import LoadedEngine
 from grammar.schemas import ARRAYS, COMBINED, FUNCTIONS, NUMBERS, SCALARS, Schema
 from support.driver import prefill
+from support.rooms import answers
 from text_generation_server.batching.generator import Generator
-from text_generation_server.batching.requests import FinishReason, Generation, GenerationRequest
+from text_generation_server.batching.requests import FinishReason, GenerationRequest
 from text_generation_server.engine.contract import AllowedTokens, ChosenToken
 from text_generation_server.grammar.definition import Grammar, GrammarKind
 from text_generation_server.grammar.vocabulary import pack
@@ -67,19 +68,6 @@ def nothing_is_compiled(loaded: LoadedEngine) -> Iterator[None]:
     before = compilations()
     yield
     assert compilations() == before
-
-
-def answers(generator: Generator, requests: list[GenerationRequest]) -> dict[int, list[Generation]]:
-    """All generations by request, of requests that were sent together."""
-    outcome = generator.prefill(0, requests)
-    given: dict[int, list[Generation]] = {request.id: [] for request in requests}
-    while True:
-        assert not outcome.failures
-        for generation in outcome.generations:
-            given[generation.request_id].append(generation)
-        if outcome.batch is None:
-            return given
-        outcome = generator.decode([0])
 
 
 def requests() -> list[GenerationRequest]:

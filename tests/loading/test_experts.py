@@ -1,7 +1,6 @@
 """Experts come from a checkpoint whichever way they lie in it: a tensor for each expert, or one for all."""
 
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,11 @@ from transformers import AutoModelForCausalLM
 
 from support import engines
 from support.checkpoints import save
+from support.discarding import discard_weights
 from support.lora_adapters import save_adapter
-from text_generation_server.engine.sharding import Partition
 from text_generation_server.errors import InvalidSettingError, UnsupportedModelError
 from text_generation_server.loading.engine import EngineLoader
 from text_generation_server.loading.weights import load_weights
-from text_generation_server.runtime.mesh import DeviceMesh
 
 
 def loaded(directory: Path, **options: Any) -> dict[str, NDArray[Any]]:
@@ -91,19 +89,7 @@ def test_the_host_never_holds_more_than_two_tensors(
     save("mixtral", tmp_path, intermediate_size=1024, hidden_size=128, head_dim=32)
     loader = engines.loader(tmp_path, chips=4, dtype="bfloat16", quantize=quantize)
     largest = max(weight.nbytes for weight in loader.description.weights.values())
-
-    def discard(
-        self: DeviceMesh,
-        shape: tuple[int, ...],
-        partition: Partition,
-        part: Callable[[tuple[slice, ...]], NDArray[Any]],
-    ) -> None:
-        # As JAX does: all parts before the first goes to its device.
-        indices = list(self.placed(partition).addressable_devices_indices_map(shape).values())
-        held = [part(index) for index in (indices if partition else indices[:1])]
-        del held
-
-    monkeypatch.setattr(DeviceMesh, "assemble", discard)
+    discard_weights(monkeypatch)
     tracemalloc.start()
     load(loader)
     peak = tracemalloc.get_traced_memory()[1]

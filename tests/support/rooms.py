@@ -1,4 +1,4 @@
-"""Generators over the fake engine, and requests for them."""
+"""Generators over the fake engine, requests for them, and the answers of any generator."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -39,6 +39,19 @@ def request(
     request_id: int, prompt: str = "The quick", max_new_tokens: int = 5, **fields: Any
 ) -> GenerationRequest:
     return GenerationRequest(id=request_id, prompt=prompt, max_new_tokens=max_new_tokens, **fields)
+
+
+def answers(generator: Generator, requests: Sequence[GenerationRequest]) -> dict[int, list[Generation]]:
+    """All generations by request, of requests that were sent together."""
+    outcome = generator.prefill(0, requests)
+    given: dict[int, list[Generation]] = {request.id: [] for request in requests}
+    while True:
+        assert not outcome.failures
+        for generation in outcome.generations:
+            given[generation.request_id].append(generation)
+        if outcome.batch is None:
+            return given
+        outcome = generator.decode([0])
 
 
 def scripted(tokens: Sequence[int], prompt_length: int) -> Callable[[Sequence[int]], int]:
