@@ -55,13 +55,15 @@ def agree(settings: RouterSettings, info: ShardInfo, shard: ShardLimits) -> Serv
     total = max(ASSUMED_TOTAL_TOKENS, shard.max_total_tokens, prefill) if supported is None else supported
     # One of the blocks is never handed out.
     slots = settings.max_batch_size or max(1, total // info.block_size - 1)
+    # 0 is a number too: no request at all.
+    concurrent = settings.max_concurrent_requests
     limits = ServingLimits(
         shard.max_input_tokens,
         shard.max_total_tokens,
         prefill,
         total,
         slots,
-        settings.max_concurrent_requests or concurrent_requests(slots),
+        concurrent_requests(slots) if concurrent is None else concurrent,
     )
     if limits.max_input_tokens >= limits.max_total_tokens:
         raise RouterStartError(
