@@ -48,7 +48,8 @@ lint: $(INSTALLED) ## format, style and types
 	$(BIN)/mypy
 
 test: lint ## install, lint, and run the tests (those of other clients run once `make clients` was made)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not alone" --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m alone
 
 CLIENTS := .venv-clients
 
@@ -114,7 +115,7 @@ TPU_CHECK := .libtpu
 
 bench: $(INSTALLED) ## measure the engine beside eager transformers, prompts, each feature, and the pauses of the router; needs a quiet machine and ten minutes
 	@$(BIN)/python -m tpu_tgi.demo_model $(DEMO_MODEL)
-	@$(BIN)/python -m benchmarks.engine_speed $(DEMO_MODEL)
+	@$(BIN)/python -m benchmarks.engine_speed --json build/engine_speed.json $(DEMO_MODEL)
 	@$(BIN)/python -m benchmarks.prompt_speed $(DEMO_MODEL)
 	@$(BIN)/python -m benchmarks.speculation_speed $(DEMO_MODEL)
 	@$(BIN)/python -m benchmarks.feature_price $(DEMO_MODEL)

@@ -19,13 +19,14 @@ What is measured:
 """
 
 import argparse
+import json
 import os
 import statistics
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -296,6 +297,9 @@ def main() -> None:
     )
     parser.add_argument("model", type=Path, help="a directory with a checkpoint")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all times there, for benchmarks.plots"
+    )
     arguments = parser.parse_args()
     eager: EagerProcess | None = None
     results = []
@@ -316,11 +320,11 @@ def main() -> None:
     if eager is not None:
         eager.close()
     versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "torch", "torch_xla", "transformers"))
-    print(
-        f"\n{arguments.model.name}, {loaded.engine.info.dtype}, sequence length {MAX_LENGTH}; {versions}; ",
-        end="",
-    )
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[1]:.1f}\n")
+    title = f"{arguments.model.name}, {loaded.engine.info.dtype}, sequence length {MAX_LENGTH}, {os.cpu_count()} cores"
+    print(f"\n{title}; {versions}; load {os.getloadavg()[1]:.1f}\n")
+    if arguments.json is not None:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps({"title": title, "results": [asdict(it) for it in results]}))
     print(report(results))
 
 

@@ -1,6 +1,9 @@
 """Settings that must stand before torch_xla is imported, eight devices for the tests of several chips, and the log."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("PJRT_DEVICE", "CPU")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -8,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import pytest
@@ -23,6 +27,22 @@ if flags is None:
     del os.environ["XLA_FLAGS"]
 else:
     os.environ["XLA_FLAGS"] = flags
+
+
+# One cache of programs for all workers of a run, which pytest-xdist starts with the environment of this process.
+if "TEST_PROGRAMS" not in os.environ:
+    os.environ["TEST_PROGRAMS"] = tempfile.mkdtemp(prefix="tpu-tgi-test-programs-")
+    atexit.register(shutil.rmtree, os.environ["TEST_PROGRAMS"], ignore_errors=True)
+
+# Rooms whose tests hold a service to times, or start browsers and routers: `make test` runs them by themselves.
+ALONE = {"clients", "front", "page", "stock_router", "terminal"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rooms = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(rooms).parts[0] in ALONE:
+            item.add_marker(pytest.mark.alone)
 
 
 @pytest.fixture

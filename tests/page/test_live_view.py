@@ -1,5 +1,6 @@
 """What the page shows of the service: slots, queue, speed, and how far a start is."""
 
+import re
 from pathlib import Path
 from threading import Thread
 
@@ -22,8 +23,7 @@ def test_slots_queue_and_speed_are_those_of_the_service(browser: Browser, start_
         expect(opened.page.locator("#queued")).to_have_text("2")
         expect(opened.page.locator("#slots .busy")).to_have_count(4)
         # Ten steps in a second, each with a token for four requests, less what the machine is slower.
-        opened.page.wait_for_function("Number(document.getElementById('speed').textContent) > 15")
-        assert float(opened.page.inner_text("#speed")) < 60
+        expect(opened.page.locator("#speed")).to_have_text(re.compile(r"^(1[5-9]|[2-5]\d)(\.\d+)?$"))
         keep_screenshot(opened.page, "busy")
         for client in clients:
             client.join()

@@ -1,8 +1,6 @@
 """Engines for tests: recorded in this process, with one cache for the whole run: equal programs are made once."""
 
-import atexit
-import shutil
-import tempfile
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,7 @@ from text_generation_server.loading.engine import EngineLoader, EngineOptions
 from text_generation_server.lowering.here import LoweringHere
 from text_generation_server.runtime.cache import ProgramCache
 
-DIRECTORY = Path(tempfile.mkdtemp(prefix="tpu-tgi-test-programs-"))
-atexit.register(shutil.rmtree, DIRECTORY, ignore_errors=True)
-CACHE = ProgramCache(DIRECTORY)
+CACHE = ProgramCache(Path(os.environ["TEST_PROGRAMS"]))
 
 
 def loader(directory: Path, **options: Any) -> EngineLoader:
