@@ -1,12 +1,14 @@
 """Which programs an engine has, by name, and how each is built. Listing them needs no torch.
 
-To add a program, write it in `programs.py` and give its kind a line in VARIANTS and in `build`.
+To add a program, write it in `programs.py` and give its kind a line in `names` and in `build`.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from text_generation_server.engine.buckets import PieceShape, decode_lengths, piece_shapes
+from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.state import BatchShape
 from text_generation_server.sampling.parameters import Processing, WatermarkStrength
 
@@ -50,7 +52,18 @@ def kind_of(name: str) -> str:
 
 def reads_model(name: str) -> bool:
     """Whether the program depends on the model, and not on the shape of the batch alone."""
-    return kind_of(name) in ("extend", "score", "forward", "verify", "seat")
+    return kind_of(name) in ("extend", "score", "forward", "verify")
+
+
+def shape_for(name: str, shape: BatchShape) -> BatchShape:
+    """The shape with a neutral value for what the program does not look at, so that models which differ in nothing
+    else share it."""
+    if reads_model(name):
+        return shape
+    if kind_of(name) == "seat":
+        return replace(shape, vocabulary=0, adapters=False, by_length=False, drafts=0)
+    rows = BatchShape(shape.slots, shape.length, shape.vocabulary, (), CacheLayout.HEADS, shape.dtype)
+    return replace(rows, drafts=shape.drafts) if kind_of(name) == "accept" else rows
 
 
 def build(name: str, model: Any, shape: BatchShape, strength: WatermarkStrength) -> "Program":
@@ -58,6 +71,8 @@ def build(name: str, model: Any, shape: BatchShape, strength: WatermarkStrength)
     from text_generation_server.engine import programs
 
     kind, _, variant = name.partition(" ")
+    # Nothing else can enter the program, since it is kept under this shape.
+    shape = shape_for(name, shape)
     builders: dict[str, Callable[[], Program]] = {
         "seat": lambda: programs.seat(shape),
         "park": lambda: programs.park(shape),

@@ -15,7 +15,6 @@ from loguru import logger
 
 from text_generation_server.engine import catalogue
 from text_generation_server.engine.contract import WarmupProgress
-from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.sharding import ONE_CHIP, Sharding
 from text_generation_server.lowering.lowered import LoweredProgram
 from text_generation_server.lowering.request import Lowering, ProgramOptions
@@ -55,10 +54,8 @@ class Compiler:
         self._cache = cache
         self._mesh = mesh
         self._sharding = sharding
-        self._model_key = key_of("model", model_key, repr(options.to_json()))
-        # What does not read the model is shared by all models of this vocabulary.
-        shape = replace(options.shape, layers=(), layout=CacheLayout.HEADS, adapters=False)
-        self._shape_key = key_of("shape", code_key, repr(replace(options, shape=shape).to_json()))
+        self._model_key = model_key
+        self._code_key = code_key
         self._environment = environment(mesh)
         self.compiled: list[str] = []
 
@@ -121,7 +118,10 @@ class Compiler:
         return key_of("compiled", self._scope(name), name, self._environment, repr(sharding))
 
     def _scope(self, name: str) -> str:
-        return self._model_key if catalogue.reads_model(name) else self._shape_key
+        """Of what the recorded program depends on. What does not read the model is shared by all of the same shape."""
+        options = replace(self._options, shape=catalogue.shape_for(name, self._options.shape))
+        of_code = self._model_key if catalogue.reads_model(name) else self._code_key
+        return key_of("scope", of_code, repr(options.to_json()))
 
     def _recorded(self, name: str) -> LoweredProgram | None:
         payload = self._cache.get(self._lowered_name(name))
