@@ -55,8 +55,13 @@ def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixtur
 
 @pytest.fixture(scope="module")
 def quick_compilation() -> Iterator[None]:
-    """Programs that are compiled in half the time and run slower, for models so small that it does not matter."""
+    """Programs that are compiled in a quarter of the time, slow ones, for models so small that it does not matter."""
     with pytest.MonkeyPatch.context() as patch:
-        quick = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": "True"}
+        quick = {
+            "xla_backend_optimization_level": "0",
+            "xla_llvm_disable_expensive_passes": "True",
+            # The older emitters of LLVM's code, without MLIR in between.
+            "xla_cpu_use_fusion_emitters": "False",
+        }
         patch.setitem(COMPILER_OPTIONS, "cpu", quick)
         yield

@@ -250,6 +250,21 @@ def sizes(model_type: str) -> dict[str, Any]:
     }
 
 
+def other_head(recipe: str) -> dict[str, bool]:
+    """The change of a recipe that gives its head weights of its own if it shares those of the embeddings, and the
+    reverse; nothing for a type that knows one of both only."""
+    model_type = type_of(recipe)
+    config = AutoConfig.for_model(model_type, **{**sizes(model_type), **RECIPES[recipe]})
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    head = model.get_output_embeddings()
+    tied = model._tied_weights_keys or {}
+    names = {name for name, module in model.named_modules() if module is head}
+    if not any(key.removesuffix(".weight") in names for key in tied):
+        return {}
+    return {"tie_word_embeddings": head.weight is not model.get_input_embeddings().weight}
+
+
 @dataclass(frozen=True)
 class Expected:
     """Greedy tokens and their logprobs, by transformers."""

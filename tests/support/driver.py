@@ -9,9 +9,10 @@ from text_generation_server.sampling.parameters import SamplingParameters
 
 @dataclass
 class Run:
-    """One request on an engine."""
+    """One request on an engine; `prompt_logprobs`: see `prefill`."""
 
     slot: int
+    prompt_logprobs: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
@@ -29,27 +30,34 @@ def prefill(
     sampling: SamplingParameters | None = None,
     *,
     ranked: bool = False,
+    scored: bool = False,
     adapter: str | None = None,
     prefix: Prefix | None = None,
-) -> None:
-    """Fills a slot with a whole prompt, so that it is live; no other slot may be filling."""
-    is_live = engine.fill(
-        slot, prompt, sampling or SamplingParameters(), ranked=ranked, adapter=adapter, prefix=prefix
-    )
-    while not is_live:
-        piece = engine.extend()
-        piece.read()
-        is_live = slot in piece.completed
+) -> list[float]:
+    """Fills a slot with a whole prompt, so that it is live; no other slot may be filling.
 
-
-def score(engine: Engine, slot: int, prompt: Sequence[int], adapter: str | None = None) -> list[float]:
-    """The logprobs of a prompt's tokens but the first; the slot is free before and after."""
+    Returns the logprobs of the prompt's tokens but the first, if it is `scored`.
+    """
     logprobs: list[float] = []
-    is_live = engine.fill(slot, prompt, SamplingParameters(), scored=True, adapter=adapter)
+    is_live = engine.fill(
+        slot,
+        prompt,
+        sampling or SamplingParameters(),
+        ranked=ranked,
+        scored=scored,
+        adapter=adapter,
+        prefix=prefix,
+    )
     while not is_live:
         piece = engine.extend()
         logprobs += piece.read().get(slot, ())
         is_live = slot in piece.completed
+    return logprobs
+
+
+def score(engine: Engine, slot: int, prompt: Sequence[int], adapter: str | None = None) -> list[float]:
+    """The logprobs of a prompt's tokens but the first; the slot is free before and after."""
+    logprobs = prefill(engine, slot, prompt, scored=True, adapter=adapter)
     engine.release(slot)
     return logprobs
 
@@ -73,10 +81,12 @@ class Driver:
         sampling: SamplingParameters | None = None,
         adapter: str | None = None,
         prefix: Prefix | None = None,
+        *,
+        scored: bool = False,
     ) -> Run:
         """Fills the slot with the whole prompt; its first token comes with the next step."""
-        prefill(self.engine, slot, prompt, sampling, adapter=adapter, prefix=prefix)
-        self.running[slot] = run = Run(slot)
+        logprobs = prefill(self.engine, slot, prompt, sampling, scored=scored, adapter=adapter, prefix=prefix)
+        self.running[slot] = run = Run(slot, logprobs)
         return run
 
     def step(self, count: int = 1) -> None:
