@@ -1,7 +1,7 @@
 """Prompts in pieces, together, and from what slots hold: each request gets what it gets alone, and of transformers."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,19 @@ from transformers import AutoModelForCausalLM
 from support import engines
 from support.checkpoints import follow, save
 from support.driver import Driver
-from support.traffic import MAX_LENGTH, PLAIN, TOKENIZER, alone, poison, prompt_of, serve
+from support.lora_adapters import save_adapter
+from support.traffic import (
+    MAX_LENGTH,
+    PLAIN,
+    TOKENIZER,
+    alone,
+    is_plain,
+    poison,
+    prompt_of,
+    random_request,
+    serve,
+)
+from text_generation_server.batching.requests import GenerationRequest
 from text_generation_server.engine.contract import Prefix
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.runtime.mesh import compilations
@@ -40,15 +52,23 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.model_type}-{kind.layout.value}")
 def test_answers_do_not_depend_on_pieces_company_and_reuse(kind: Kind, tmp_path: Path) -> None:
     chance = random.Random(f"{kind}")
-    directory = save(kind.model_type, tmp_path, vocab_size=len(TOKENIZER), max_position_embeddings=MAX_LENGTH)
-    options: dict[str, Any] = {"max_length": MAX_LENGTH, "layout": kind.layout, "scores_prompts": True}
+    directory = save(
+        kind.model_type, tmp_path / "model", vocab_size=len(TOKENIZER), max_position_embeddings=MAX_LENGTH
+    )
+    adapter = save_adapter(directory, tmp_path / "one", 1, r=2, target_modules=["q_proj", "v_proj"])
+    options: dict[str, Any] = {
+        "max_length": MAX_LENGTH,
+        "layout": kind.layout,
+        "scores_prompts": True,
+        "adapters": [("one", adapter)],
+    }
     small = engines.engine(directory, batch_size=3, prefill_chunk=32, **options)
     large = engines.engine(directory, batch_size=1, prefill_chunk=128, **options)
     reference = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     compiled = compilations()
     poison(small)
     compiled_by_poison = compilations() - compiled
-    clients, generator = serve(small, chance, kind.requests)
+    clients, generator = serve(small, chance, kind.requests, sometimes_with_an_adapter)
     assert generator.prefixes.hits > kind.requests / 4
     assert generator.prefixes.hit_tokens > 10 * generator.prefixes.hits
     assert sum(client.cancelled for client in clients) > 5
@@ -56,15 +76,22 @@ def test_answers_do_not_depend_on_pieces_company_and_reuse(kind: Kind, tmp_path:
         if client.cancelled:
             continue
         expected = alone(large, client.request)
-        assert [token.id for token in client.tokens] == [token.id for token in expected], client.request
-        assert [token.logprob for token in client.tokens] == pytest.approx(
-            [token.logprob for token in expected], abs=2e-4
+        assert [token.id for token in client.tokens] == [token.id for token in expected.tokens], (
+            client.request
         )
-        if client.request.sampling is PLAIN:
+        assert client.best == expected.best
+        assert [token.logprob for token in client.tokens] == pytest.approx(
+            [token.logprob for token in expected.tokens], abs=2e-4
+        )
+        if is_plain(client.request):
             prompt = prompt_of(client.request)
             chosen = [token.id for token in client.tokens]
             assert chosen == follow(reference, prompt, chosen).tokens, client.request
     assert compilations() == compiled + compiled_by_poison
+
+
+def sometimes_with_an_adapter(chance: random.Random, request_id: int) -> GenerationRequest:
+    return replace(random_request(chance, request_id), adapter_id=chance.choice([None, None, None, "one"]))
 
 
 def test_short_prompts_share_a_piece_and_get_what_they_get_alone(tmp_path: Path) -> None:

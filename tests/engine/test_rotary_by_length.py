@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from support import engines
 from support.checkpoints import LONGROPE, generate, save
 from support.driver import Driver, score
-from support.traffic import MAX_LENGTH, PLAIN, TOKENIZER, alone, prompt_of, random_request, serve
+from support.traffic import MAX_LENGTH, TOKENIZER, alone, is_plain, prompt_of, random_request, serve
 from text_generation_server.batching.requests import GenerationRequest
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -94,15 +94,15 @@ def test_requests_on_both_sides_of_the_boundary_get_what_they_get_of_transformer
         if client.cancelled:
             continue
         chosen = [token.id for token in client.tokens]
-        if client.request.sampling is not PLAIN:
-            assert chosen == [token.id for token in alone(engine, client.request)], client.request
+        if not is_plain(client.request):
+            assert chosen == [token.id for token in alone(engine, client.request).tokens], client.request
             continue
         prompt = prompt_of(client.request)
         expected = generate(fresh(reference), prompt, len(chosen))
         assert chosen == expected.tokens, (len(prompt), client.request)
         assert [token.logprob for token in client.tokens] == pytest.approx(expected.logprobs, abs=5e-3)
         crossed += len(prompt) <= ORIGINAL < len(prompt) + len(chosen) - 1
-    assert crossed > 5
+    assert crossed > 2
     assert engine.statistics().compilations_after_warm_up == 0
 
 

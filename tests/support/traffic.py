@@ -9,8 +9,14 @@ import jax.numpy as jnp
 
 from support import small_tokenizers
 from text_generation_server.batching.generator import Generator
-from text_generation_server.batching.requests import BatchOutcome, GeneratedToken, GenerationRequest
+from text_generation_server.batching.requests import (
+    BatchOutcome,
+    GeneratedToken,
+    Generation,
+    GenerationRequest,
+)
 from text_generation_server.engine.engine import StaticBatchEngine
+from text_generation_server.grammar.definition import Grammar, GrammarKind
 from text_generation_server.sampling.parameters import SamplingParameters
 from text_generation_server.text.tokenizer import ModelTokenizer
 
@@ -25,6 +31,12 @@ STARTS = [
     "Translate into German: ",
     "",
 ]
+REGEX = Grammar(GrammarKind.REGEX, "[a-f]{2,5}(-[0-9]{1,9})*")
+SCHEMA = Grammar(
+    GrammarKind.JSON_SCHEMA,
+    '{"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}',
+)
+EOS = frozenset({TOKENIZER.eos_token_id})
 WORDS = ["water", "Zürich", "🙂", "def", "42", "東京", "\n", "the quick brown fox"]
 
 
@@ -35,6 +47,12 @@ class Client:
     request: GenerationRequest
     cancelled: bool = False
     tokens: list[GeneratedToken] = field(default_factory=list)
+    best: list[list[int]] = field(default_factory=list)
+    """For each token, if the request asked for them, the ids of the best in its place."""
+
+    def take(self, generation: Generation) -> None:
+        self.tokens += generation.tokens
+        self.best += [[token.id for token in tokens] for tokens in generation.top_tokens]
 
 
 def random_request(chance: random.Random, request_id: int) -> GenerationRequest:
@@ -54,7 +72,14 @@ def random_request(chance: random.Random, request_id: int) -> GenerationRequest:
         sampling=sampling,
         ignore_eos_token=True,
         prompt_logprobs=chance.random() < 0.1,
+        top_n_tokens=chance.choice([0, 0, 0, 3]),
+        grammar=chance.choice([None] * 8 + [REGEX, SCHEMA]),
     )
+
+
+def is_plain(request: GenerationRequest) -> bool:
+    """True if transformers' greedy search has the same tokens."""
+    return request.sampling is PLAIN and request.grammar is None and request.adapter_id is None
 
 
 MakeRequest = Callable[[random.Random, int], GenerationRequest]
@@ -64,7 +89,7 @@ def serve(
     engine: StaticBatchEngine, chance: random.Random, requests: int, make: MakeRequest = random_request
 ) -> tuple[list[Client], Generator]:
     """Requests join in small batches, and some leave, also in the middle of their prompt."""
-    generator = Generator(engine, ModelTokenizer.from_transformers(TOKENIZER), frozenset())
+    generator = Generator(engine, ModelTokenizer.from_transformers(TOKENIZER), EOS)
     clients: dict[int, Client] = {}
     alive: set[int] = set()
 
@@ -72,7 +97,7 @@ def serve(
         assert not outcome.failures
         for generation in outcome.generations:
             assert generation.request_id in alive, "an answer for a request that ended or left"
-            clients[generation.request_id].tokens += generation.tokens
+            clients[generation.request_id].take(generation)
             if generation.finished:
                 alive.remove(generation.request_id)
         return outcome.batch.id if outcome.batch else None
@@ -99,15 +124,17 @@ def serve(
     return list(clients.values()), generator
 
 
-def alone(engine: StaticBatchEngine, request: GenerationRequest) -> list[GeneratedToken]:
-    """The answer of a generator that has seen no other request, and so finds nothing in the slots."""
-    generator = Generator(engine, ModelTokenizer.from_transformers(TOKENIZER), frozenset())
+def alone(engine: StaticBatchEngine, request: GenerationRequest) -> Client:
+    """Answered by a generator that has seen no other request, and so finds nothing in the slots."""
+    generator = Generator(engine, ModelTokenizer.from_transformers(TOKENIZER), EOS)
+    client = Client(request)
     outcome = generator.prefill(0, [request])
-    tokens = [token for generation in outcome.generations for token in generation.tokens]
-    while outcome.batch is not None:
+    while True:
+        for generation in outcome.generations:
+            client.take(generation)
+        if outcome.batch is None:
+            return client
         outcome = generator.decode([0])
-        tokens += [token for generation in outcome.generations for token in generation.tokens]
-    return tokens
 
 
 def poison(engine: StaticBatchEngine) -> None:
