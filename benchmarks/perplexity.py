@@ -1,6 +1,7 @@
 """What fewer bits cost in quality: the perplexity of a fixed text, by the engine's own scores of prompts.
 
     python -m benchmarks.perplexity models/SmolLM2-135M-Instruct int8 fp8 [CHECKPOINT ...]
+    python -m benchmarks.perplexity models/SmolLM2-135M-Instruct --kv-cache-dtype int8 fp8_e4m3fn fp8_e5m2
 
 The first is the model as it comes; each further word is what --quantize may make of it, or another directory. The text
 is chapters of the language reference that every Python has (`pydoc_data.topics`), in pieces of PIECE tokens.
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer
 
 from benchmarks.prompts import prefill
 from benchmarks.report import table
+from text_generation_server.engine.cache_dtype import CacheDtype
 from text_generation_server.loading.engine import EngineLoader, EngineOptions
 from text_generation_server.model.quantisation.scheme import MADE
 from text_generation_server.runtime.cache import ProgramCache
@@ -42,11 +44,14 @@ def text() -> str:
     return "\n".join(topics[name] for name in CHAPTERS)
 
 
-def perplexity(model: Path, quantize: str | None, tokens: list[int]) -> float:
+def perplexity(
+    model: Path, tokens: list[int], quantize: str | None = None, cache_dtype: CacheDtype | None = None
+) -> float:
     options = EngineOptions(
         batch_size=1,
         max_length=PIECE,
         quantize=quantize,
+        cache_dtype=cache_dtype,
         scores_prompts=True,
         skip_warmup=True,
         chips=1,
@@ -68,17 +73,25 @@ def main() -> None:
     )
     parser.add_argument("model", type=Path)
     parser.add_argument("others", nargs="*", help=f"{', '.join(MADE)}, or a directory")
+    parser.add_argument("--kv-cache-dtype", nargs="+", type=CacheDtype, default=[], metavar="DTYPE")
     arguments = parser.parse_args()
     logger.remove()
     tokens = Tokenizer.from_file(str(arguments.model / "tokenizer.json")).encode(text()).ids[:TOKENS]
-    plain = perplexity(arguments.model, None, tokens)
+    plain = perplexity(arguments.model, tokens)
+    found = {
+        other: perplexity(arguments.model, tokens, other)
+        if other in MADE
+        else perplexity(Path(other), tokens)
+        for other in arguments.others
+    }
+    found |= {
+        f"KV cache in {dtype}": perplexity(arguments.model, tokens, cache_dtype=dtype)
+        for dtype in arguments.kv_cache_dtype
+    }
     rows = [["as it comes", f"{plain:.4f}", ""]]
-    for other in arguments.others:
-        made = other if other in MADE else None
-        found = perplexity(arguments.model if made else Path(other), made, tokens)
-        rows.append([other, f"{found:.4f}", f"{100 * (found / plain - 1):+.2f} %"])
+    rows += [[name, f"{each:.4f}", f"{100 * (each / plain - 1):+.2f} %"] for name, each in found.items()]
     print(f"{arguments.model.name}, {len(tokens)} tokens\n")
-    print(table(["weights", "perplexity", "change"], rows))
+    print(table(["", "perplexity", "change"], rows))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from transformers import AutoConfig
 from benchmarks.hbm_traffic import hbm_traffic
 from benchmarks.report import table
 from text_generation_server.engine import catalogue
+from text_generation_server.engine.cache_dtype import CacheDtype
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.rings import Ring
 from text_generation_server.engine.sharding import ONE_CHIP
@@ -67,6 +68,7 @@ class Subject:
         programs: which; None: all.
         made: in what linear layers are kept; None: in bfloat16.
         most_of_bfloat16: bound of what a decode step reads of the weights over what it would in bfloat16.
+        cache_dtype: of the KV cache; None: bfloat16.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Subject:
     programs: tuple[str, ...] | None = None
     made: Scheme | None = None
     most_of_bfloat16: float | None = None
+    cache_dtype: CacheDtype | None = None
 
 
 SMOLLM2 = {
@@ -196,6 +199,18 @@ SUBJECTS = [
         made=Scheme("int4", 128, offsets=True),
         most_of_bfloat16=0.32,
     ),
+    *(
+        Subject(
+            f"llama-3.1-8b, KV cache in {dtype}",
+            LLAMA_3_1_8B,
+            32,
+            4096,
+            {"v5e": 1.1, "v6e": 1.1},
+            ("extend 1x512", "forward 4096", "choose none", "seat"),
+            cache_dtype=dtype,
+        )
+        for dtype in CacheDtype
+    ),
     Subject(
         "llama-3.1-8b, 32k",
         LLAMA_3_1_8B,
@@ -239,7 +254,12 @@ def recorded(subject: Subject) -> tuple[ModelDescription, list[LoweredProgram]]:
         description = lowering.describe(source)
         assert description.model_type == kind
         shape = description.batch_shape(
-            subject.slots, subject.length, CacheLayout.LANES, "bfloat16", ACCELERATOR_CHUNK
+            subject.slots,
+            subject.length,
+            CacheLayout.LANES,
+            "bfloat16",
+            ACCELERATOR_CHUNK,
+            cache_dtype=subject.cache_dtype,
         )
         names = subject.programs or catalogue.names(shape, scores_prompts=False)
         options = ProgramOptions(shape, WatermarkStrength(), exact_float32=False)
@@ -290,7 +310,10 @@ def ideal_step(description: ModelDescription, subject: Subject) -> int:
         for index, layer in enumerate(description.layers)
         for heads, size in layer
     )
-    return subject.slots * cache * 2 + weights_read(description, subject.slots)
+    # Scales of int8 are not counted: less would do.
+    return subject.slots * cache * (1 if subject.cache_dtype else 2) + weights_read(
+        description, subject.slots
+    )
 
 
 def weights_read(description: ModelDescription, slots: int, item_bytes: int | None = None) -> int:

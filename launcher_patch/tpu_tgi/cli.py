@@ -110,7 +110,7 @@ def run(choices: Choices) -> None:
     if not values["dry_run"]:
         launch.start(parameters.remarks)
     lines = numbers_section(parameters, given) + memory_section(
-        parameters, checkpoint, values["dtype"], values["quantize"]
+        parameters, checkpoint, values["dtype"], values["quantize"], values["kv_cache_dtype"]
     )
     typer.echo("\n".join(lines + launch.describe()))
 

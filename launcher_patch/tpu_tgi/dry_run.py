@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from text_generation_server.engine.cache_dtype import CacheDtype
 from text_generation_server.model.memory import LARGEST_BATCH, MemoryNeed, gibibytes
 from text_generation_server.settings import CPU_BATCH_SIZE
 from tpu_tgi.parameters.derivation import Parameters
@@ -56,7 +57,11 @@ def numbers_section(parameters: Parameters, given: Given) -> list[str]:
 
 
 def memory_section(
-    parameters: Parameters, checkpoint: Checkpoint | None, dtype: str | None, quantize: str | None
+    parameters: Parameters,
+    checkpoint: Checkpoint | None,
+    dtype: str | None,
+    quantize: str | None,
+    cache_dtype: CacheDtype | None,
 ) -> list[str]:
     """What the weights and the KV cache take on some devices, and the largest batch and length that fit there."""
     lines = ["", "Memory:"]
@@ -65,7 +70,7 @@ def memory_section(
         return [*lines, "  not known before the model is here"]
     for chip in CHIPS:
         used = dtype or chip.dtype
-        need = checkpoint.need(used, chip.lanes, quantize)
+        need = checkpoint.need(used, chip.lanes, quantize, cache_dtype)
         if need is None:
             return [*lines, f"  not known: {checkpoint.directory} has no weights yet, or no full config.json"]
         if parameters.chips is not None:

@@ -52,7 +52,13 @@ def serve(
     dtype: Annotated[
         str | None, typer.Option(help="float16, bfloat16 or float32; by default what suits the device.")
     ] = None,
-    kv_cache_dtype: Annotated[str | None, typer.Option(help="Not supported.")] = None,
+    kv_cache_dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="fp8_e4m3fn, fp8_e5m2 or int8: keep keys and values in one byte for a number; by default in the "
+            "dtype of the model. Also TPU_TGI_KV_CACHE_DTYPE."
+        ),
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
     max_input_tokens: Annotated[int | None, typer.Option(help="The longest prompt.")] = None,
     otlp_endpoint: Annotated[

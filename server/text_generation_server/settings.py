@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from text_generation_server.engine.cache_dtype import CacheDtype
 from text_generation_server.errors import InvalidSettingError
 from text_generation_server.model.quantisation.scheme import MADE, STORED
 from text_generation_server.sampling.parameters import WatermarkStrength
@@ -91,6 +92,7 @@ class Settings:
         metrics_port: for Prometheus; None: no metrics.
         speculate: tokens of each request that one step may verify; 0: none.
         chips: of this host that share the model; None: all.
+        cache_dtype: of keys and values; None: that of the model.
     """
 
     model_id: str
@@ -113,6 +115,7 @@ class Settings:
     metrics_port: int | None = None
     chips: int | None = None
     speculate: int = 0
+    cache_dtype: CacheDtype | None = None
 
     def __post_init__(self) -> None:
         """Raises InvalidSettingError for a value, or a combination, that cannot be honoured."""
@@ -181,6 +184,7 @@ def read_settings(model_id: str, flags: ServeFlags, environment: Mapping[str, st
         metrics_port=metrics_port(flags.metrics_port, environment),
         chips=chips(flags.num_shard, environment),
         speculate=speculate(flags.speculate),
+        cache_dtype=cache_dtype(flags.kv_cache_dtype, environment),
     )
 
 
@@ -191,11 +195,6 @@ def refuse_unsupported(flags: ServeFlags, environment: Mapping[str, str]) -> Non
             "More than one shard is not supported: one process drives all chips of this host. Start TGI's own launcher "
             "with --num-shard 1 (without it, it counts the devices in CUDA_VISIBLE_DEVICES), and set HF_NUM_CHIPS for "
             "fewer chips than all"
-        )
-    if flags.kv_cache_dtype is not None:
-        raise InvalidSettingError(
-            f"--kv-cache-dtype {flags.kv_cache_dtype} is not supported: the KV cache has the dtype "
-            "of the weights. Leave it out, and use --dtype for both"
         )
     for name, flag in (("ROPE_SCALING", "--rope-scaling"), ("ROPE_FACTOR", "--rope-factor")):
         if environment.get(name):
@@ -319,6 +318,22 @@ def speculate(flag: int | None) -> int:
             f"--speculate must be from 0 (off) to {MOST_DRAFTS}, for example 4. Given: {flag}"
         )
     return flag or 0
+
+
+def cache_dtype(flag: str | None, environment: Mapping[str, str]) -> CacheDtype | None:
+    """--kv-cache-dtype or TPU_TGI_KV_CACHE_DTYPE. InvalidSettingError unless it is one of CacheDtype."""
+    name, given = "--kv-cache-dtype", flag
+    if given is None:
+        name = "TPU_TGI_KV_CACHE_DTYPE"
+        given = environment.get(name) or None
+    if given is None:
+        return None
+    if given not in list(CacheDtype):
+        raise InvalidSettingError(
+            f"{name} must be one of {', '.join(CacheDtype)}, or be left out: then the KV cache has the dtype of the "
+            f"model. Given: {given}"
+        )
+    return CacheDtype(given)
 
 
 def metrics_port(flag: int | None, environment: Mapping[str, str]) -> int | None:

@@ -90,6 +90,7 @@ def test_options_of_the_shard_reach_its_environment(tmp_path: Path, model: str) 
         install(tmp_path / "bin", None, None),
         model,
         *("--lora-adapters", "a=/adapters/a", "--enable-prefill-logprobs", "--watermark-gamma", "0.25"),
+        *("--kv-cache-dtype", "fp8_e4m3fn"),
         HF_BATCH_SIZE="2",
     )
     command = outcome.output.split("and the shard:\n")[1]
@@ -97,6 +98,7 @@ def test_options_of_the_shard_reach_its_environment(tmp_path: Path, model: str) 
         "LORA_ADAPTERS=a=/adapters/a",
         "REQUEST_LOGPROBS=1",
         "WATERMARK_GAMMA=0.25",
+        "TPU_TGI_KV_CACHE_DTYPE=fp8_e4m3fn",
         "MAX_BATCH_SIZE=2",
         "MAX_TOTAL_TOKENS=1024",
     ):

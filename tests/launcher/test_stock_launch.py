@@ -57,6 +57,20 @@ def test_the_launcher_starts_one_shard_and_that_is_told_the_number_of_chips(
     assert "HF_NUM_CHIPS=4 " in outcome.output
 
 
+def test_the_dtype_of_the_cache_passes_by_launchers_that_do_not_know_it(tmp_path: Path, model: str) -> None:
+    old = install(tmp_path / "old", "1.4.5", "text-generation-router 1.4.5")
+    for outcome in (
+        run(old, model, "--kv-cache-dtype", "int8"),
+        run(old, model, KV_CACHE_DTYPE="int8", TPU_TGI_KV_CACHE_DTYPE="fp8_e5m2"),
+    ):
+        assert outcome.variables["TPU_TGI_KV_CACHE_DTYPE"] == "int8"
+        assert "KV_CACHE_DTYPE" not in outcome.variables
+        assert "--kv-cache-dtype" not in outcome.arguments
+    refused = run(old, model, "--kv-cache-dtype", "fp8")
+    assert refused.exit_code != 0
+    assert "'fp8_e4m3fn', 'fp8_e5m2', 'int8'" in refused.output
+
+
 def test_a_batch_size_that_nobody_chose_is_left_to_the_shard(programs: Path, model: str) -> None:
     outcome = run(programs, model)
     assert "--max-batch-size" not in outcome.arguments

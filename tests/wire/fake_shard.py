@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from text_generation_server.engine.cache_dtype import CacheDtype
 from text_generation_server.engine.contract import WarmupProgress
 from text_generation_server.engine.fake import FakeEngine, FakeStartedStep
 from text_generation_server.errors import UnsupportedModelError
@@ -56,6 +57,7 @@ class EngineOptions:
     hang_seconds: float
     chips: int | None
     prefill_chunk: int | None
+    cache_dtype: CacheDtype | None
     speculate: int
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from text_generation_server.engine.cache_dtype import CacheDtype
 from text_generation_server.errors import InvalidSettingError
 from text_generation_server.sampling.parameters import WatermarkStrength
 from text_generation_server.settings import AdapterSource, ServeFlags, Settings, read_settings
@@ -72,6 +73,12 @@ def test_the_strength_of_watermarks_comes_from_the_launchers_environment() -> No
     assert settings({}).watermark == WatermarkStrength(0.5, 2.0)
 
 
+def test_the_dtype_of_the_cache_comes_from_the_stock_launchers_flag_or_our_variable() -> None:
+    assert settings({}).cache_dtype is None
+    assert settings({}, kv_cache_dtype="fp8_e5m2").cache_dtype is CacheDtype.FP8_E5M2
+    assert settings({"TPU_TGI_KV_CACHE_DTYPE": "int8"}).cache_dtype is CacheDtype.INT8
+
+
 @pytest.mark.parametrize("name", ["MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH"])
 def test_the_longest_prompt_may_come_from_the_launchers_environment_and_a_flag_wins(name: str) -> None:
     assert settings({name: "100"}).max_input_tokens == 100
@@ -84,7 +91,8 @@ def test_the_longest_prompt_may_come_from_the_launchers_environment_and_a_flag_w
         ({}, {"quantize": "exl2"}, ["--quantize", "int8, eetq", "exl2", "quantization_config"]),
         ({}, {"quantize": "bitsandbytes-nf4"}, ["--quantize", "bitsandbytes-nf4"]),
         ({}, {"speculate": -1}, ["--speculate", "0 (off) to 8", "-1"]),
-        ({}, {"kv_cache_dtype": "fp8_e4m3fn"}, ["--kv-cache-dtype fp8_e4m3fn"]),
+        ({}, {"kv_cache_dtype": "fp8"}, ["--kv-cache-dtype", "fp8_e4m3fn, fp8_e5m2, int8", "Given: fp8"]),
+        ({"TPU_TGI_KV_CACHE_DTYPE": "int4"}, {}, ["TPU_TGI_KV_CACHE_DTYPE", "int8", "Given: int4"]),
         ({}, {"sharded": True}, ["--num-shard 1"]),
         ({}, {"dtype": "int8"}, ["--dtype", "bfloat16", "int8"]),
         ({}, {"max_input_tokens": 0}, ["--max-input-tokens", "0"]),

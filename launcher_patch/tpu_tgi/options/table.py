@@ -6,6 +6,7 @@ What each field means is said in `option.Option`.
 
 from enum import StrEnum
 
+from text_generation_server.engine.cache_dtype import CacheDtype
 from tpu_tgi.options.option import Option, Panel
 
 LAST_PORT = 65535
@@ -68,6 +69,15 @@ OPTIONS = (
         "compressed-tensors describe a model that is quantized already.",
         unit="FORMAT",
         otherwise="as the model's files have them",
+    ),
+    Option(
+        "--kv-cache-dtype",
+        Panel.MODEL,
+        CacheDtype,
+        "Data type of the KV cache: fp8_e4m3fn, fp8_e5m2 or int8; a smaller one leaves room for more requests.",
+        unit="DTYPE",
+        otherwise="that of the model",
+        shard_variable="TPU_TGI_KV_CACHE_DTYPE",
     ),
     Option(
         "--speculate",
@@ -435,7 +445,6 @@ OPTIONS = (
 # process.
 STOCK_ONLY_VARIABLES = (
     "SHARDED",
-    "KV_CACHE_DTYPE",
     "CUDA_GRAPHS",
     "CUDA_MEMORY_FRACTION",
     "DISABLE_CUSTOM_KERNELS",

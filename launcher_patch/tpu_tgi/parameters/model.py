@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from text_generation_server.engine.cache_dtype import SCALE_DTYPE, CacheDtype
 from text_generation_server.model.memory import MemoryNeed
 from text_generation_server.model.quantisation.scheme import MADE
 
@@ -38,12 +39,14 @@ class Checkpoint:
         """The longest sequence that the model allows, if config.json says so."""
         return self._integer("max_position_embeddings", "n_positions")
 
-    def need(self, dtype: str, lanes: int, quantize: str | None = None) -> MemoryNeed | None:
+    def need(
+        self, dtype: str, lanes: int, quantize: str | None = None, cache_dtype: CacheDtype | None = None
+    ) -> MemoryNeed | None:
         """The memory that the model takes; None if config.json does not tell, or the weights are not here.
 
         Args:
-            dtype: of weights and KV cache.
-            quantize: as the option has it.
+            dtype: of weights, and of the KV cache if that has no other.
+            quantize, cache_dtype: as the options have it.
             lanes: keys and values of a token take a multiple of so many numbers in each layer
                 (`text_generation_server.engine.layout`): 128 on a TPU, 1 on a CPU.
         """
@@ -54,10 +57,15 @@ class Checkpoint:
         if layers is None or heads is None or width is None or vocabulary is None or weights is None:
             return None
         head_dim = self._integer("head_dim") or width // heads
-        keys = -(-(self._integer("num_key_value_heads") or heads) * head_dim // lanes) * lanes
+        key_heads = self._integer("num_key_value_heads") or heads
+        keys = -(-key_heads * head_dim // lanes) * lanes
+        if cache_dtype is None:
+            size = keys * BYTES[dtype]
+        else:
+            size = keys + (BYTES[SCALE_DTYPE] * key_heads if cache_dtype.is_scaled else 0)
         return MemoryNeed(
             weights=weights,
-            position=2 * layers * keys * BYTES[dtype],
+            position=2 * layers * size,
             slot=4 * vocabulary,
         )
 

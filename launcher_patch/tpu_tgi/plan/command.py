@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from text_generation_server.engine.cache_dtype import CacheDtype
 from text_generation_server.errors import InvalidSettingError, UnsupportedModelError
 from text_generation_server.model.quantisation.scheme import MADE, STORED
 from tpu_tgi.plan.tpus import TPUS, Tpu, tpu_named
@@ -40,6 +41,9 @@ def plan(
         str | None,
         typer.Option(help="Format of linear layers, as for serving: int8, fp8, ...", metavar="FORMAT"),
     ] = None,
+    kv_cache_dtype: Annotated[
+        CacheDtype | None, typer.Option(help="Data type of the KV cache, as for serving.", metavar="DTYPE")
+    ] = None,
     batch: Annotated[
         int | None, typer.Option(help="Batch size; by default the largest that fits.", min=1, metavar="SLOTS")
     ] = None,
@@ -62,7 +66,17 @@ def plan(
     """
     try:
         check(quantize, plot)
-        run(model, tpu_named(tpu), quantize, batch, length, revision, as_json=as_json, plot=plot)
+        run(
+            model,
+            tpu_named(tpu),
+            quantize,
+            kv_cache_dtype,
+            batch,
+            length,
+            revision,
+            as_json=as_json,
+            plot=plot,
+        )
     except (InvalidSettingError, UnsupportedModelError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
@@ -85,6 +99,7 @@ def run(
     model: str,
     tpu: Tpu,
     quantize: str | None,
+    cache_dtype: CacheDtype | None,
     batch: int | None,
     length: int | None,
     revision: str | None,
@@ -104,20 +119,22 @@ def run(
     source = source_of(headers_of(model, revision), "bfloat16", quantize)
     description = describe(source)
     length = checked_length(length, description.positions)
-    made = make_plan(source, description, tpu, batch, length, lambda line: typer.echo(line, err=True))
+    made = make_plan(
+        source, description, tpu, cache_dtype, batch, length, lambda line: typer.echo(line, err=True)
+    )
     if not made.choices:
         raise InvalidSettingError(
             f"{model} does not fit on {tpu.name} with --length {length}"
             f"{f' and --batch {batch}' if batch else ''}: {'; '.join(made.refused)}. "
-            f"{what_would_fit(source, description, tpu, batch, length)}"
+            f"{what_would_fit(source, description, tpu, cache_dtype, batch, length)}"
         )
     if plot is not None:
         report.save_plot(made, f"{model} on {tpu.name}, {length} tokens", plot)
     best = report.fastest(made)
-    commands = {choice.chips: report.command_line(choice, model, quantize) for choice in best}
+    commands = {choice.chips: report.command_line(choice, model, quantize, cache_dtype) for choice in best}
     if as_json:
         listed = [
-            {**asdict(choice), "command": report.command_line(choice, model, quantize)}
+            {**asdict(choice), "command": report.command_line(choice, model, quantize, cache_dtype)}
             for choice in made.choices
         ]
         found = {"model": model, "tpu": asdict(tpu), "choices": listed, "refused": made.refused}
@@ -145,7 +162,12 @@ def checked_length(asked: int | None, positions: int) -> int:
 
 
 def what_would_fit(
-    source: "ModelSource", description: "ModelDescription", tpu: Tpu, batch: int | None, length: int
+    source: "ModelSource",
+    description: "ModelDescription",
+    tpu: Tpu,
+    cache_dtype: CacheDtype | None,
+    batch: int | None,
+    length: int,
 ) -> str:
     """Another option that works, by arithmetic."""
     from tpu_tgi.plan.planning import fits_by_arithmetic
@@ -154,12 +176,13 @@ def what_would_fit(
     if source.made is None and not source.stored:
         from dataclasses import replace
 
-        if fits_by_arithmetic(describe(replace(source, made=MADE["int8"])), source.dtype, tpu, batch, length):
+        smaller = describe(replace(source, made=MADE["int8"]))
+        if fits_by_arithmetic(smaller, source.dtype, tpu, cache_dtype, batch, length):
             return "--quantize int8 would fit"
     larger = [
         other.name
         for other in TPUS.values()
-        if fits_by_arithmetic(description, source.dtype, other, batch, length)
+        if fits_by_arithmetic(description, source.dtype, other, cache_dtype, batch, length)
     ]
     if larger:
         return f"--tpu {larger[0]} would fit"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from text_generation_server.engine import catalogue
 from text_generation_server.engine.buckets import PieceShape, piece_shapes
+from text_generation_server.engine.cache_dtype import CacheDtype
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.sharding import Sharding
 from text_generation_server.engine.state import BatchShape
@@ -80,6 +81,7 @@ def make_plan(
     source: ModelSource,
     description: ModelDescription,
     tpu: Tpu,
+    cache_dtype: CacheDtype | None,
     batch: int | None,
     length: int,
     say: Callable[[str], None],
@@ -94,7 +96,9 @@ def make_plan(
         if undivided is not None:
             refused.append(f"{named(chips)}: they do not divide {undivided}")
             continue
-        shape = description.batch_shape(1, length, CacheLayout.LANES, source.dtype, ACCELERATOR_CHUNK)
+        shape = description.batch_shape(
+            1, length, CacheLayout.LANES, source.dtype, ACCELERATOR_CHUNK, cache_dtype=cache_dtype
+        )
         sharding = arrays.sharding(chips)
         need = arrays.memory_need(sharding, shape)
         batches = batches_that_fit(need, tpu.memory, batch, length)
@@ -144,11 +148,18 @@ def batches_that_fit(need: MemoryNeed, memory: int, asked: int | None, length: i
 
 
 def fits_by_arithmetic(
-    description: ModelDescription, dtype: str, tpu: Tpu, batch: int | None, length: int
+    description: ModelDescription,
+    dtype: str,
+    tpu: Tpu,
+    cache_dtype: CacheDtype | None,
+    batch: int | None,
+    length: int,
 ) -> bool:
     """Whether some number of the chips has room, with a guess of what programs need."""
     arrays = ModelArrays(description, CacheLayout.LANES, {})
-    shape = description.batch_shape(1, length, CacheLayout.LANES, dtype, ACCELERATOR_CHUNK)
+    shape = description.batch_shape(
+        1, length, CacheLayout.LANES, dtype, ACCELERATOR_CHUNK, cache_dtype=cache_dtype
+    )
     return any(
         batches_that_fit(arrays.memory_need(arrays.sharding(chips), shape), tpu.memory, batch, length)
         for chips in chip_counts(tpu)

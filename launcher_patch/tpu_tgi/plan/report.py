@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from text_generation_server.engine.cache_dtype import CacheDtype
 from text_generation_server.errors import InvalidSettingError
 from text_generation_server.model.memory import gibibytes
 from tpu_tgi.plan.planning import Choice, Plan
@@ -66,10 +67,11 @@ def remarks(plan: Plan, tpu: Tpu, length: int) -> list[str]:
     ]
 
 
-def command_line(choice: Choice, model: str, quantize: str | None) -> str:
+def command_line(choice: Choice, model: str, quantize: str | None, cache_dtype: CacheDtype | None) -> str:
     words = ["tpu-tgi", model, "--num-shard", str(choice.chips), "--max-batch-size", str(choice.batch)]
     words += ["--max-total-tokens", str(choice.length)]
-    return shlex.join([*words, *(["--quantize", quantize] if quantize else [])])
+    words += ["--quantize", quantize] if quantize else []
+    return shlex.join([*words, *(["--kv-cache-dtype", cache_dtype.value] if cache_dtype else [])])
 
 
 def fastest(plan: Plan) -> list[Choice]:

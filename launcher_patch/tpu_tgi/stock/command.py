@@ -22,13 +22,18 @@ def launcher_command(
     """The command line. Options that were given as variables stay variables, unless they were derived from."""
     command = [programs.launcher, *shape_arguments(programs, parameters)]
     for option in OPTIONS:
-        if option.own or option.panel is Panel.SHAPE:
+        if option.own or option.panel is Panel.SHAPE or passes_by(option):
             continue
         if option.name in ALWAYS or choices.sources.get(option.name) == option.flag:
             command += arguments(option, stock_value(option, choices.values[option.name]))
     if prometheus_port is not None:
         command += ["--prometheus-port", str(prometheus_port)]
     return [*command, *choices.rest]
+
+
+def passes_by(option: Option) -> bool:
+    """Whether the shard reads it from a variable of ours: stock launchers know it since lately, and not all values."""
+    return option.shard_variable is not None and option.shard_variable.startswith("TPU_TGI_")
 
 
 def stock_value(option: Option, value: Any) -> Any:
@@ -69,7 +74,11 @@ def launcher_environment(programs: StockPrograms, choices: Choices, parameters: 
     environment = dict(programs.environment)
     for option in OPTIONS:
         given = environment.pop(option.variable, None) if not option.own else None
-        if given and isinstance(value := choices.values[option.name], bool):
+        value = choices.values[option.name]
+        if passes_by(option):
+            if value is not None:
+                environment[str(option.shard_variable)] = str(value)
+        elif given and isinstance(value, bool):
             environment[option.variable] = "true" if value else "false"
         elif given and option.panel is not Panel.SHAPE:
             environment[option.variable] = stock_value(option, given)

@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from text_generation_server.engine import kernels
+from text_generation_server.engine.cache_dtype import UNIT
 from text_generation_server.engine.lanes import from_lanes, to_lanes
 from text_generation_server.engine.marks import QUERIES, mark
+from text_generation_server.engine.narrow import multiplicand, noted, widened
+from text_generation_server.errors import UnsupportedModelError
 
 IMPLEMENTATION = "static_slots"
 
@@ -74,10 +77,16 @@ def over_pieces(slots: Tensor, ends: Tensor) -> Iterator[None]:
         _pieces.reset(token)
 
 
-def rows_of_pieces(view: Tensor) -> Tensor:
-    """What the rows' slots hold, where `SlotLayer.update` returned all slots; otherwise the view as it is."""
-    pieces = _pieces.get()
-    return view if pieces is None else view[pieces[0]]
+def rows_of_pieces(view: Tensor, heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:
+    """What `SlotLayer.update` returned, as numbers [rows, length, heads, head_dim]; of all slots, where it returned
+    these, those of the rows."""
+    narrow, pieces = noted(view), _pieces.get()
+    if pieces is not None:
+        view = view[pieces[0]]
+        narrow = narrow.of_rows(pieces[0]) if narrow else None
+    if view.dim() == 3:
+        view = view[..., : heads * head_dim].reshape(*view.shape[:2], heads, head_dim)
+    return view if narrow is None else widened(view, narrow, dtype)
 
 
 def register() -> None:
@@ -159,52 +168,112 @@ def attend(
             )
     if (found := _windows.get()) is not None:
         found.meet(module, attention_mask)
+    key_value_heads = key_value_heads_of(module, query) if key.dim() == 3 else key.shape[2]
+    narrow_keys, narrow_values = noted(key), noted(value)
+    if (narrow_keys is None or narrow_values is None) and torch.int8 in (key.dtype, value.dtype):
+        raise UnsupportedModelError(
+            f"{type(module).__name__} changes keys or values that come from the cache, which must then have the dtype "
+            "of the model: leave --kv-cache-dtype out"
+        )
+    key_scales = narrow_keys.scales if narrow_keys else None
+    value_scales = narrow_values.scales if narrow_values else None
     query = mark(query, QUERIES) * (query.shape[3] ** -0.5 if scaling is None else scaling)
+    if key_scales is not None:
+        query = query * UNIT
     if (pieces := _pieces.get()) is not None:
-        heads = key_value_heads_of(module, query) if key.dim() == 3 else key.shape[2]
-        return kernels.attend_pieces(query, key, value, attention_mask, *pieces, heads, softcap, s_aux), None
-    if key.dim() == 3:
-        return attend_lanes(module, query, key, value, attention_mask, softcap, s_aux), None
-    return attend_heads(query, key, value, attention_mask, softcap, s_aux), None
+        float8 = narrow_keys.dtype.float8 if narrow_keys else None
+        mixed = kernels.attend_pieces(
+            query,
+            key,
+            value,
+            attention_mask,
+            *pieces,
+            key_value_heads,
+            softcap,
+            s_aux,
+            float8,
+            key_scales,
+            value_scales,
+        )
+    else:
+        function = attend_lanes if key.dim() == 3 else attend_heads
+        mixed = function(
+            query,
+            multiplicand(key, narrow_keys, query.dtype),
+            multiplicand(value, narrow_values, query.dtype),
+            attention_mask,
+            key_value_heads,
+            softcap,
+            s_aux,
+            key_scales,
+            value_scales,
+        )
+    return mixed if value_scales is None else mixed * UNIT, None
 
 
 def attend_heads(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: float | None, sinks: Tensor | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    key_value_heads: int,
+    softcap: float | None,
+    sinks: Tensor | None,
+    key_scales: Tensor | None,
+    value_scales: Tensor | None,
 ) -> Tensor:
     """Queries [rows, heads, queries, head_dim], already scaled, over keys and values [rows, length, heads, head_dim].
+
+    `key_scales`, `value_scales`: [rows, key_value_heads, length], what keys and values lack; None: nothing.
 
     Returns [rows, queries, heads, head_dim].
     """
     rows, heads, queries, head_dim = query.shape
-    key_value_heads = key.shape[2]
     # Query heads that share a key head form a group, so keys are never repeated in memory.
     grouped = query.reshape(rows, key_value_heads, heads // key_value_heads, queries, head_dim)
     scores = torch.einsum("bhgqd,bshd->bhgqs", grouped, key)
     if sinks is not None:
         sinks = sinks.view(key_value_heads, -1, 1, 1)
-    weights = weigh(scores, mask.unsqueeze(2), softcap, sinks).to(query.dtype)
+    # A head of keys is scaled by way of its scores, and one of values by way of its weights, which are fewer.
+    key_scales, value_scales = (
+        None if scales is None else scales[:, :, None, None] for scales in (key_scales, value_scales)
+    )
+    weights = weigh(scores, mask.unsqueeze(2), softcap, sinks, key_scales, value_scales).to(query.dtype)
     mixed = torch.einsum("bhgqs,bshd->bqhgd", weights, value)
     return mixed.reshape(rows, queries, heads, value.shape[3])
 
 
 def attend_lanes(
-    module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     mask: Tensor,
+    key_value_heads: int,
     softcap: float | None,
     sinks: Tensor | None,
+    key_scales: Tensor | None,
+    value_scales: Tensor | None,
 ) -> Tensor:
     """The same for keys and values that lie side by side: the cache is never taken apart.
 
     It multiplies with all key heads where one would do, which costs a decode step nothing: that waits for memory.
     """
-    head_dim, key_value_heads = query.shape[3], key_value_heads_of(module, query)
+    heads, head_dim = query.shape[1], query.shape[3]
     scores = torch.einsum("bhqw,bsw->bhqs", to_lanes(query, key_value_heads, key.shape[2]), key)
-    weights = weigh(scores, mask, softcap, None if sinks is None else sinks.view(-1, 1, 1)).to(query.dtype)
+    nowhere = None if sinks is None else sinks.view(-1, 1, 1)
+    key_scales, value_scales = (
+        None if scales is None else of_query_heads(scales, heads) for scales in (key_scales, value_scales)
+    )
+    weights = weigh(scores, mask, softcap, nowhere, key_scales, value_scales).to(query.dtype)
     mixed = torch.einsum("bhqs,bsw->bhqw", weights, value)
     return from_lanes(mixed, key_value_heads, head_dim).transpose(1, 2)
+
+
+def of_query_heads(scales: Tensor, heads: int) -> Tensor:
+    """Scales [rows, key_value_heads, length] for each query head, [rows, heads, 1, length]."""
+    rows, key_value_heads, length = scales.shape
+    repeated = scales.unsqueeze(2).expand(rows, key_value_heads, heads // key_value_heads, length)
+    return repeated.reshape(rows, heads, 1, length)
 
 
 def key_value_heads_of(module: nn.Module, query: Tensor) -> int:
@@ -216,13 +285,27 @@ def key_value_heads_of(module: nn.Module, query: Tensor) -> int:
     return query.shape[1] // int(getattr(module, "num_key_value_groups", 1))
 
 
-def weigh(scores: Tensor, mask: Tensor, softcap: float | None, sinks: Tensor | None) -> Tensor:
-    """Softmax over the keys that may be seen, float32; `sinks` [..., 1, 1] take their part of it."""
+def weigh(
+    scores: Tensor,
+    mask: Tensor,
+    softcap: float | None,
+    sinks: Tensor | None,
+    key_scales: Tensor | None,
+    value_scales: Tensor | None,
+) -> Tensor:
+    """Softmax over the keys that may be seen, float32; `sinks` [..., 1, 1] take their part of it.
+
+    Scores are multiplied with `key_scales` before, weights with `value_scales` afterwards, [..., length] each.
+    """
     scores = scores.to(torch.float32)
+    if key_scales is not None:
+        scores = scores * key_scales
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     scores = torch.where(mask, scores, torch.finfo(torch.float32).min)
     if sinks is None:
-        return torch.softmax(scores, dim=-1)
-    nowhere = sinks.to(torch.float32).expand(*scores.shape[:-1], 1)
-    return torch.softmax(torch.cat([scores, nowhere], dim=-1), dim=-1)[..., :-1]
+        weights = torch.softmax(scores, dim=-1)
+    else:
+        nowhere = sinks.to(torch.float32).expand(*scores.shape[:-1], 1)
+        weights = torch.softmax(torch.cat([scores, nowhere], dim=-1), dim=-1)[..., :-1]
+    return weights if value_scales is None else weights * value_scales

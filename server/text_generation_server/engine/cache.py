@@ -6,6 +6,7 @@ of its keys and values after `update`, and the program returns it. The compiler 
 into the donated buffers.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -14,7 +15,9 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from text_generation_server.engine import kernels
+from text_generation_server.engine.cache_dtype import CacheDtype
 from text_generation_server.engine.lanes import laid_out
+from text_generation_server.engine.narrow import Narrow, narrowed, note
 from text_generation_server.engine.state import BatchShape
 
 
@@ -29,15 +32,24 @@ class CacheAccess(Protocol):
         """What the queries attend to, [rows, seen, ...]: of the cache in its layout, or `new` as it came."""
         ...
 
-    def seen(self, cache: Tensor, queries: int) -> tuple[int, int | Tensor]:
+    def write_scales(self, scales: Tensor, new: Tensor) -> Tensor:
+        """The scales of a cache in int8, [slots, heads, length], with `new` [rows, heads, queries] in its place."""
+        ...
+
+    def view_scales(self, scales: Tensor, queries: int) -> Tensor:
+        """Of what the queries attend to."""
+        ...
+
+    def seen(self, size: int, queries: int) -> tuple[int, int | Tensor]:
         """The length of that view, and what the index of a key in it must be raised by to be its position.
 
-        That is 0, or of a ring [rows, 1, 1, length] int32; positions below 0 are not written yet.
+        That is 0, or of a ring [rows, 1, 1, length] int32; positions below 0 are not written yet. `size`: how many
+        positions the cache keeps.
         """
         ...
 
-    def is_ring(self, cache: Tensor) -> bool:
-        """Whether the cache keeps the last positions alone."""
+    def is_ring(self, size: int) -> bool:
+        """Whether a cache of so many positions keeps the last ones alone."""
         ...
 
     def first_position(self) -> int | Tensor:
@@ -56,13 +68,12 @@ def ring_offsets(size: int, seen: int, ends: Tensor) -> Tensor:
     return (positions - places)[:, None, None, :]
 
 
-def kept_places(held: Tensor, kept: Tensor, shape: BatchShape) -> Tensor:
-    """Which indices of keys or values [slots, length or size of the ring, ...] belong to a prefix, [length] bool.
+def kept_places(size: int, kept: Tensor, shape: BatchShape) -> Tensor:
+    """Which indices of a slot, or of a ring of that size, belong to a prefix, [size] bool.
 
     `kept`: [1] int32, the tokens of the prefix. Of a ring, those that what follows will see, see `Ring.first_seen`.
     """
-    size = held.shape[1]
-    places = torch.arange(size, dtype=torch.int32, device=held.device)
+    places = torch.arange(size, dtype=torch.int32, device=kept.device)
     ring = shape.ring
     if ring is None or size == shape.length:
         return places < kept
@@ -80,18 +91,24 @@ class PieceAccess:
         self.length = length
 
     def write(self, cache: Tensor, new: Tensor) -> Tensor:
-        return kernels.write_pieces(cache, new, self.slots, self.starts, self.is_ring(cache))
+        return kernels.write_pieces(cache, new, self.slots, self.starts, self.is_ring(cache.shape[1]))
 
     def view(self, cache: Tensor, new: Tensor) -> Tensor:
         # All slots: `attention.attend` picks those of the rows, see `attention.over_pieces`.
         return cache
 
-    def seen(self, cache: Tensor, queries: int) -> tuple[int, int | Tensor]:
-        size = int(cache.shape[1])
-        return size, ring_offsets(size, size, self.starts + queries) if self.is_ring(cache) else 0
+    def write_scales(self, scales: Tensor, new: Tensor) -> Tensor:
+        is_ring = self.is_ring(scales.shape[2])
+        return kernels.write_pieces(scales, new, self.slots, self.starts, is_ring, positions=2)
 
-    def is_ring(self, cache: Tensor) -> bool:
-        return cache.shape[1] < self.length
+    def view_scales(self, scales: Tensor, queries: int) -> Tensor:
+        return scales
+
+    def seen(self, size: int, queries: int) -> tuple[int, int | Tensor]:
+        return size, ring_offsets(size, size, self.starts + queries) if self.is_ring(size) else 0
+
+    def is_ring(self, size: int) -> bool:
+        return size < self.length
 
     def first_position(self) -> Tensor:
         return self.starts
@@ -111,25 +128,41 @@ class DecodeAccess:
         # donated buffer in place and touches nothing else. XLA drops what would be written behind the end of a slot:
         # so a slot that is parked there, see `programs.seat`, keeps what it holds.
         slots = torch.arange(cache.shape[0], dtype=torch.int32, device=cache.device).unsqueeze(1)
-        ahead = torch.arange(new.shape[1], dtype=torch.int32, device=cache.device)
-        places = self.positions.unsqueeze(1) + ahead
-        if self.is_ring(cache):
-            size = cache.shape[1]
-            places = torch.where(places < self.length, torch.remainder(places, size), size)
+        places = self._places(cache.shape[1], new.shape[1])
         return cache.index_put((slots, places), new.to(cache.dtype))
 
     def view(self, cache: Tensor, new: Tensor) -> Tensor:
-        return cache[:, : self.seen(cache, new.shape[1])[0]]
+        return cache[:, : self.seen(cache.shape[1], new.shape[1])[0]]
 
-    def seen(self, cache: Tensor, queries: int) -> tuple[int, int | Tensor]:
-        if not self.is_ring(cache):
+    def write_scales(self, scales: Tensor, new: Tensor) -> Tensor:
+        # All of them are written, which are few: to scatter into their last dimension a TPU would turn them around.
+        size = scales.shape[2]
+        places = self._places(size, new.shape[2])
+        indices = torch.arange(size, dtype=torch.int32, device=scales.device)
+        for query in range(new.shape[2]):
+            here = (indices == places[:, query : query + 1]).unsqueeze(1)
+            scales = torch.where(here, new[:, :, query : query + 1], scales)
+        return scales
+
+    def view_scales(self, scales: Tensor, queries: int) -> Tensor:
+        return scales[:, :, : self.seen(scales.shape[2], queries)[0]]
+
+    def _places(self, size: int, queries: int) -> Tensor:
+        """The indices of the tokens in the cache, [slots, queries] int32; beyond it where nothing is written."""
+        ahead = torch.arange(queries, dtype=torch.int32, device=self.positions.device)
+        places = self.positions.unsqueeze(1) + ahead
+        if self.is_ring(size):
+            places = torch.where(places < self.length, torch.remainder(places, size), size)
+        return places
+
+    def seen(self, size: int, queries: int) -> tuple[int, int | Tensor]:
+        if not self.is_ring(size):
             return self.seen_length, 0
-        size = int(cache.shape[1])
         seen = min(self.seen_length, size)
         return seen, ring_offsets(size, seen, self.positions + queries)
 
-    def is_ring(self, cache: Tensor) -> bool:
-        return cache.shape[1] < self.length
+    def is_ring(self, size: int) -> bool:
+        return size < self.length
 
     def first_position(self) -> Tensor:
         return self.positions
@@ -144,10 +177,16 @@ class ProbeAccess:
     def view(self, cache: Tensor, new: Tensor) -> Tensor:
         return new
 
-    def seen(self, cache: Tensor, queries: int) -> tuple[int, int | Tensor]:
+    def write_scales(self, scales: Tensor, new: Tensor) -> Tensor:
+        return new
+
+    def view_scales(self, scales: Tensor, queries: int) -> Tensor:
+        return scales
+
+    def seen(self, size: int, queries: int) -> tuple[int, int | Tensor]:
         return queries, 0
 
-    def is_ring(self, cache: Tensor) -> bool:
+    def is_ring(self, size: int) -> bool:
         return False
 
     def first_position(self) -> int:
@@ -162,11 +201,27 @@ class SlotLayer(CacheLayerMixin):
 
     is_compileable = True
 
-    def __init__(self, keys: Tensor, values: Tensor, access: CacheAccess) -> None:
+    def __init__(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        access: CacheAccess,
+        dtype: CacheDtype | None = None,
+        scales: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """
+        Args:
+            dtype: of keys and values; None: that of the model.
+            scales: of both in int8, see `BatchShape.cache`.
+        """
         super().__init__()
         self.keys, self.values = keys, values
+        self.key_scales: Tensor | None
+        self.value_scales: Tensor | None
+        self.key_scales, self.value_scales = scales or (None, None)
         self.access = access
-        self.is_sliding = access.is_ring(keys)
+        self.dtype = dtype
+        self.is_sliding = access.is_ring(keys.shape[1])
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -177,12 +232,29 @@ class SlotLayer(CacheLayerMixin):
     ) -> tuple[Tensor, Tensor]:
         """Takes [rows, heads, queries, head_dim] from the model; returns what `attention.attend` expects."""
         new_keys, new_values = key_states.transpose(1, 2), value_states.transpose(1, 2)
-        self.keys = self.access.write(self.keys, laid_out(new_keys, self.keys))
-        self.values = self.access.write(self.values, laid_out(new_values, self.values))
-        return self.access.view(self.keys, new_keys), self.access.view(self.values, new_values)
+        self.keys, self.key_scales, seen_keys = self._written(self.keys, self.key_scales, new_keys)
+        self.values, self.value_scales, seen_values = self._written(
+            self.values, self.value_scales, new_values
+        )
+        return seen_keys, seen_values
+
+    def _written(
+        self, held: Tensor, scales: Tensor | None, new: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Keys or values and their scales with `new` [rows, queries, heads, head_dim], and what the queries see."""
+        if self.dtype is None:
+            held = self.access.write(held, laid_out(new, held))
+            return held, None, self.access.view(held, new)
+        narrow, new_scales = narrowed(new, self.dtype)
+        held = self.access.write(held, laid_out(narrow, held))
+        seen_scales = None
+        if scales is not None and new_scales is not None:
+            scales = self.access.write_scales(scales, new_scales)
+            seen_scales = self.access.view_scales(scales, new.shape[1])
+        return held, scales, note(self.access.view(held, narrow), Narrow(self.dtype, seen_scales))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int | Tensor]:
-        return self.access.seen(self.keys, query_length)
+        return self.access.seen(self.keys.shape[1], query_length)
 
     def get_seq_length(self) -> int | Tensor:
         return self.access.first_position()
@@ -191,11 +263,27 @@ class SlotLayer(CacheLayerMixin):
         return int(self.keys.shape[1])
 
 
-def slot_cache(tensors: list[Tensor], access: CacheAccess) -> Cache:
-    """A transformers cache over existing tensors (keys and values of each layer in turn), for one forward."""
-    return Cache(layers=[SlotLayer(k, v, access) for k, v in zip(tensors[0::2], tensors[1::2], strict=True)])
+def slot_cache(tensors: Mapping[str, Tensor], shape: BatchShape, access: CacheAccess) -> Cache:
+    """A transformers cache over existing tensors, named as in `BatchShape.cache`, for one forward."""
+    layers = []
+    for index in range(len(shape.layers)):
+        scales = None
+        if f"key_scales.{index}" in tensors:
+            scales = tensors[f"key_scales.{index}"], tensors[f"value_scales.{index}"]
+        keys, values = tensors[f"keys.{index}"], tensors[f"values.{index}"]
+        layers.append(SlotLayer(keys, values, access, shape.cache_dtype, scales))
+    return Cache(layers=layers)
 
 
-def successors(cache: Cache) -> list[Tensor]:
-    """The tensors after the forward, in the order of `slot_cache`."""
-    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+def probing_cache(token: Tensor, layers: int) -> Cache:
+    """A cache of so many layers that keeps what the model writes, for a call with one token."""
+    return Cache(layers=[SlotLayer(token, token, ProbeAccess()) for _ in range(layers)])
+
+
+def successors(cache: Cache) -> dict[str, Tensor]:
+    """The tensors after the forward, named and ordered as in `BatchShape.cache`."""
+    found: dict[str, Tensor | None] = {}
+    for index, layer in enumerate(cache.layers):
+        found |= {f"keys.{index}": layer.keys, f"key_scales.{index}": layer.key_scales}
+        found |= {f"values.{index}": layer.values, f"value_scales.{index}": layer.value_scales}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}

@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 
 torch.library.define(
-    "tpu_tgi::write_pieces", "(Tensor cache, Tensor new, Tensor slots, Tensor starts, bool ring) -> Tensor"
+    "tpu_tgi::write_pieces",
+    "(Tensor cache, Tensor new, Tensor slots, Tensor starts, bool ring, int positions) -> Tensor",
 )
 torch.library.define(
     "tpu_tgi::attend_pieces",
     "(Tensor query, Tensor keys, Tensor values, Tensor mask, Tensor slots, Tensor ends, int key_value_heads, "
-    "float? softcap, Tensor? sinks) -> Tensor",
+    "float? softcap, Tensor? sinks, str? float8, Tensor? key_scales, Tensor? value_scales) -> Tensor",
 )
+torch.library.define("tpu_tgi::to_float8", "(Tensor numbers, str float8) -> Tensor")
+torch.library.define("tpu_tgi::from_float8", "(Tensor held, str float8, ScalarType dtype) -> Tensor")
 torch.library.define(
     "tpu_tgi::experts",
     "(Tensor hidden, Tensor chosen, Tensor weights, Tensor[] parameters, str[] names, bool inputs_first, "
@@ -27,16 +30,19 @@ torch.library.define(
 )
 
 
-def write_pieces(cache: Tensor, new: Tensor, slots: Tensor, starts: Tensor, ring: bool) -> Tensor:
+def write_pieces(
+    cache: Tensor, new: Tensor, slots: Tensor, starts: Tensor, ring: bool, positions: int = 1
+) -> Tensor:
     """The cache with each row of `new` in its slot, in place if the cache is given away.
 
     Args:
-        cache: [slots, length, ...].
-        new: [rows, queries, ...].
+        cache: [slots, length, ...], or with the length in another place.
+        new: [rows, queries, ...], likewise.
         slots, starts: [rows] int32; a row that would reach past the end of its slot is moved back to end there.
         ring: what would reach past the end goes on at the beginning instead, see `rings`; `starts` are positions.
+        positions: the dimension of length and queries.
     """
-    written: Tensor = torch.ops.tpu_tgi.write_pieces(cache, new, slots, starts, ring)
+    written: Tensor = torch.ops.tpu_tgi.write_pieces(cache, new, slots, starts, ring, positions)
     return written
 
 
@@ -50,6 +56,9 @@ def attend_pieces(
     key_value_heads: int,
     softcap: float | None,
     sinks: Tensor | None,
+    float8: str | None = None,
+    key_scales: Tensor | None = None,
+    value_scales: Tensor | None = None,
 ) -> Tensor:
     """Attention of each row over what its slot holds, read in blocks up to the furthest of `ends`.
 
@@ -61,14 +70,42 @@ def attend_pieces(
             length.
         softcap: bound of the scores by tanh.
         sinks: [heads], a score of each head for looking nowhere.
+        float8: what the bits of keys and values are, for example "float8_e4m3fn", if they are no numbers as they lie.
+        key_scales, value_scales: [slots, key_value_heads, length]: each head is multiplied by its own; None: by one.
 
     Returns:
         [rows, queries, heads, head_dim of the values].
     """
     mixed: Tensor = torch.ops.tpu_tgi.attend_pieces(
-        query, keys, values, mask, slots, ends, key_value_heads, softcap, sinks
+        query,
+        keys,
+        values,
+        mask,
+        slots,
+        ends,
+        key_value_heads,
+        softcap,
+        sinks,
+        float8,
+        key_scales,
+        value_scales,
     )
     return mixed
+
+
+def to_float8(numbers: Tensor, float8: str) -> Tensor:
+    """The bits of numbers in fp8, int8 of the same shape; what is too large becomes the largest.
+
+    `float8`: which, as JAX has it: "float8_e4m3fn" or "float8_e5m2". torch_xla has no such tensors.
+    """
+    bits: Tensor = torch.ops.tpu_tgi.to_float8(numbers, float8)
+    return bits
+
+
+def from_float8(held: Tensor, float8: str, dtype: torch.dtype) -> Tensor:
+    """The numbers that bits [...] int8 mean, in `dtype`."""
+    numbers: Tensor = torch.ops.tpu_tgi.from_float8(held, float8, dtype)
+    return numbers
 
 
 def experts(

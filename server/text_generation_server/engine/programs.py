@@ -35,7 +35,12 @@ from text_generation_server.engine.cache import DecodeAccess, PieceAccess, kept_
 from text_generation_server.engine.contract import MAX_RANKED
 from text_generation_server.engine.marks import EVERYWHERE, mark
 from text_generation_server.engine.program import INPUT, STATE, Program, Spec
-from text_generation_server.engine.state import FLOAT_COLUMNS, INTEGER_COLUMNS, BatchShape
+from text_generation_server.engine.state import (
+    FLOAT_COLUMNS,
+    INTEGER_COLUMNS,
+    BatchShape,
+    positions_dimension,
+)
 from text_generation_server.sampling.choice import choose, choose_greedy
 from text_generation_server.sampling.masking import mask_disallowed
 from text_generation_server.sampling.packing import words
@@ -62,7 +67,11 @@ def seat(shape: BatchShape) -> Program:
         successor = {}
         for name in cache:
             held = given[name]
-            is_kept = kept_places(held, kept, shape).reshape(1, -1, *([1] * (held.dim() - 2)))
+            dimension = positions_dimension(name)
+            size = held.shape[dimension]
+            is_kept = kept_places(size, kept, shape).reshape(
+                *[1] * dimension, size, *[1] * (held.dim() - dimension - 1)
+            )
             zero = torch.zeros((), dtype=held.dtype, device=held.device)
             successor[name] = held.index_put((slot,), torch.where(is_kept, held[source], zero))
         return {**successor, "positions": parked(given["positions"], slot, shape)}
@@ -139,8 +148,8 @@ def run_piece(
     model: Any, shape: BatchShape, piece: PieceShape, given: Tensors
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The cache after a piece, and the hidden states [rows, width, hidden] that the head would take."""
-    cache, starts = shape.cache(), given["starts"]
-    layers = slot_cache([given[name] for name in cache], PieceAccess(given["slots"], starts, shape.length))
+    starts = given["starts"]
+    layers = slot_cache(given, shape, PieceAccess(given["slots"], starts, shape.length))
     ahead = torch.arange(piece.width, dtype=torch.int32, device=starts.device)
     with over_pieces(given["slots"], starts + piece.width):
         hidden = model.base_model(
@@ -151,7 +160,7 @@ def run_piece(
             **({"adapters": given["row_adapters"]} if shape.adapters else {}),
             **({"prompts": given["prompts"]} if shape.by_length else {}),
         ).last_hidden_state
-    return dict(zip(cache, successors(layers), strict=True)), hidden
+    return successors(layers), hidden
 
 
 def admit(shape: BatchShape, processing: Processing) -> Program:
@@ -243,9 +252,9 @@ def run_step(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The cache after tokens `ids` [slots, count] from each slot's position on, and the logits [slots, count,
     vocabulary] behind each."""
-    cache, positions = shape.cache(), given["positions"]
+    positions = given["positions"]
     ahead = torch.arange(ids.shape[1], dtype=torch.int32, device=positions.device)
-    layers = slot_cache([given[name] for name in cache], DecodeAccess(positions, seen_length, shape.length))
+    layers = slot_cache(given, shape, DecodeAccess(positions, seen_length, shape.length))
     logits = model(
         input_ids=ids,
         position_ids=positions.unsqueeze(1) + ahead,
@@ -253,7 +262,7 @@ def run_step(
         use_cache=True,
         **({"adapters": given["adapters"]} if shape.adapters else {}),
     ).logits
-    return dict(zip(cache, successors(layers), strict=True)), logits
+    return successors(layers), logits
 
 
 def drafts_of(shape: BatchShape) -> Spec:

@@ -30,6 +30,9 @@ computes on each chip with its part."""
 CACHE_DIMENSION = {CacheSplit.HEADS: 2, CacheSplit.SLOTS: 0}
 """Of keys and values, [slots, length, heads, head_dim]."""
 
+SCALES_DIMENSION = {CacheSplit.HEADS: 1, CacheSplit.SLOTS: 0}
+"""Of their scales, [slots, heads, length]."""
+
 
 MARKS: Mapping[CacheSplit, Mapping[str, Sequence[Sequence[int] | None]]] = {
     # All else follows from the weights.
@@ -70,8 +73,10 @@ class Sharding:
         kind = name.partition(".")[0]
         if kind in VOCABULARY_DIMENSION:
             return self.first_that_divides(shape, [VOCABULARY_DIMENSION[kind]])
-        if name.startswith(("keys.", "values.")):
+        if kind in ("keys", "values"):
             return self.first_that_divides(shape, [CACHE_DIMENSION[self.cache]])
+        if kind in ("key_scales", "value_scales"):
+            return self.first_that_divides(shape, [SCALES_DIMENSION[self.cache]])
         return WHOLE
 
     def mark(self, name: str, shape: Sequence[int]) -> list[Partition]:

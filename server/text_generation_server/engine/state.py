@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from text_generation_server.engine.cache_dtype import SCALE_DTYPE, CacheDtype
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.program import STATE, Spec
 from text_generation_server.engine.rings import Ring
@@ -17,6 +18,9 @@ FLOAT_COLUMNS = ("temperature", "top_p", "typical_p", "repetition_penalty", "fre
 INTEGER_COLUMNS = ("top_k", "samples", "watermark", "seed_low", "seed_high")
 
 HeadsAndDim = tuple[int, int]
+
+SCALES = ("key_scales.", "value_scales.")
+"""Of keys and values in int8: how their names begin."""
 
 ITEM_BYTES = {
     "float32": 4,
@@ -41,6 +45,7 @@ class BatchShape:
         layers: per layer of the model, ((key_heads, key_dim), (value_heads, value_dim)).
         layout: of the cache on the device.
         dtype: of the cache and of logits, as Spec has it.
+        cache_dtype: of keys and values, if it is another.
         adapters: the model takes the index of an adapter for each row.
         by_length: the model takes the length of the whole prompt for each piece, see `RotaryLengths`.
         chunk: tokens of the largest piece of a prompt, see `buckets.piece_shapes`.
@@ -55,6 +60,7 @@ class BatchShape:
     layers: tuple[tuple[HeadsAndDim, HeadsAndDim], ...]
     layout: CacheLayout
     dtype: str
+    cache_dtype: CacheDtype | None = None
     adapters: bool = False
     by_length: bool = False
     chunk: int = 128
@@ -75,19 +81,32 @@ class BatchShape:
     def cache(self) -> dict[str, Spec]:
         """Keys and values of each layer in turn, [slots, length or size of the ring, ...], see `layout`.
 
+        In int8, each is followed by its scales, [slots, heads, length or size of the ring]: with the positions last,
+        where a TPU does not pad them, and where attention has them.
+
         A forward meets them in this order, and the compiler pairs a donated buffer with the output of equal size by
         order: so each becomes its own successor.
         """
         specs = {}
-        ring = self.ring
+        dtype = self.dtype if self.cache_dtype is None else "int8"
         for index, (keys, values) in enumerate(self.layers):
             # Attention over lanes takes the size of a value's heads from the queries, and so from the keys.
             layout = self.layout if keys == values else CacheLayout.HEADS
-            for name, heads_and_dim in (("keys", keys), ("values", values)):
-                length = ring.size if ring and index in self.sliding else self.length
-                dimensions = (self.slots, length, *layout.shape(*heads_and_dim))
-                specs[f"{name}.{index}"] = Spec(dimensions, self.dtype, STATE)
+            length = self.kept(index)
+            for name, scales, (heads, dim) in (
+                ("keys", "key_scales", keys),
+                ("values", "value_scales", values),
+            ):
+                dimensions = (self.slots, length, *layout.shape(heads, dim))
+                specs[f"{name}.{index}"] = Spec(dimensions, dtype, STATE)
+                if self.cache_dtype is not None and self.cache_dtype.is_scaled:
+                    specs[f"{scales}.{index}"] = Spec((self.slots, heads, length), SCALE_DTYPE, STATE)
         return specs
+
+    def kept(self, layer: int) -> int:
+        """How many positions of a slot a layer keeps."""
+        ring = self.ring
+        return ring.size if ring and layer in self.sliding else self.length
 
     def rows(self) -> dict[str, Spec]:
         """What a slot needs beside its cache, one row per slot.
@@ -109,14 +128,15 @@ class BatchShape:
         """Keys and values of one token in all layers, or in the sliding ones alone."""
         return int(
             sum(
-                math.prod(spec.shape[2:]) * ITEM_BYTES[spec.dtype]
+                math.prod(spec.shape) // (self.slots * self.kept(layer)) * ITEM_BYTES[spec.dtype]
                 for name, spec in self.cache().items()
-                if not sliding or int(name.partition(".")[2]) in self.sliding
+                if (layer := int(name.partition(".")[2])) in self.sliding or not sliding
             )
         )
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "layout": self.layout.value}
+        cache_dtype = None if self.cache_dtype is None else self.cache_dtype.value
+        return {**self.__dict__, "layout": self.layout.value, "cache_dtype": cache_dtype}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> "BatchShape":
@@ -125,10 +145,16 @@ class BatchShape:
             **{
                 **data,
                 "layout": CacheLayout(data["layout"]),
+                "cache_dtype": None if data["cache_dtype"] is None else CacheDtype(data["cache_dtype"]),
                 "layers": layers,
                 "sliding": tuple(data["sliding"]),
             }
         )
+
+
+def positions_dimension(name: str) -> int:
+    """Of an array of the cache: which of its dimensions is that of positions."""
+    return 2 if name.startswith(SCALES) else 1
 
 
 def initial_rows(shape: BatchShape) -> dict[str, NDArray[Any]]:

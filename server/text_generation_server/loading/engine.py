@@ -14,6 +14,7 @@ from pathlib import Path
 from loguru import logger
 
 from text_generation_server.engine import catalogue
+from text_generation_server.engine.cache_dtype import CacheDtype
 from text_generation_server.engine.contract import EngineInfo, WarmupProgress
 from text_generation_server.engine.engine import StaticBatchEngine
 from text_generation_server.engine.layout import CacheLayout
@@ -68,6 +69,7 @@ class EngineOptions:
         prefill_chunk: tokens of the largest piece of a prompt, one of CHUNKS; None for CPU_CHUNK on a CPU, else
             ACCELERATOR_CHUNK.
         speculate: tokens of each request that one step may verify; 0: none.
+        cache_dtype: of keys and values; None: `dtype`.
         layout: of the cache; None for what the device wants.
         chips: over how many the model is split; None for all of this host.
     """
@@ -83,6 +85,7 @@ class EngineOptions:
     hang_seconds: float = DEFAULT_HANG_SECONDS
     prefill_chunk: int | None = None
     speculate: int = 0
+    cache_dtype: CacheDtype | None = None
     layout: CacheLayout | None = None
     chips: int | None = None
 
@@ -283,6 +286,7 @@ class EngineLoader:
             self._layout,
             self.dtype,
             self.options.prefill_chunk or (CPU_CHUNK if self.mesh.is_cpu else ACCELERATOR_CHUNK),
+            cache_dtype=self.options.cache_dtype,
             adapters=bool(self._adapters),
             drafts=self.options.speculate,
         )

@@ -23,8 +23,11 @@ def call(
 
 
 @torch.library.impl("tpu_tgi::write_pieces", "XLA")
-def write_pieces(cache: Tensor, new: Tensor, slots: Tensor, starts: Tensor, ring: bool) -> Tensor:
-    return call("write_pieces", (cache, new, slots, starts), cache.shape, cache.dtype, ring=ring)
+def write_pieces(
+    cache: Tensor, new: Tensor, slots: Tensor, starts: Tensor, ring: bool, positions: int
+) -> Tensor:
+    arguments = (cache, new, slots, starts)
+    return call("write_pieces", arguments, cache.shape, cache.dtype, ring=ring, positions=positions)
 
 
 @torch.library.impl("tpu_tgi::attend_pieces", "XLA")
@@ -38,18 +41,36 @@ def attend_pieces(
     key_value_heads: int,
     softcap: float | None,
     sinks: Tensor | None,
+    float8: str | None,
+    key_scales: Tensor | None,
+    value_scales: Tensor | None,
 ) -> Tensor:
+    optional = {"sinks": sinks, "key_scales": key_scales, "value_scales": value_scales}
+    given = {name: tensor for name, tensor in optional.items() if tensor is not None}
     rows, heads, queries, head_dim = query.shape
     # In lanes, keys and values have heads of one size, which the queries show.
     value_dim = values.shape[3] if values.dim() == 4 else head_dim
     return call(
         "attend_pieces",
-        (query, keys, values, mask, slots, ends, *([] if sinks is None else [sinks])),
+        (query, keys, values, mask, slots, ends, *given.values()),
         (rows, queries, heads, value_dim),
         query.dtype,
+        names=list(given),
         key_value_heads=key_value_heads,
         softcap=softcap,
+        float8=float8,
     )
+
+
+@torch.library.impl("tpu_tgi::to_float8", "XLA")
+def to_float8(numbers: Tensor, float8: str) -> Tensor:
+    return call("to_float8", (numbers,), numbers.shape, torch.int8, float8=float8)
+
+
+@torch.library.impl("tpu_tgi::from_float8", "XLA")
+def from_float8(held: Tensor, float8: str, dtype: torch.dtype) -> Tensor:
+    named = str(dtype).removeprefix("torch.")
+    return call("from_float8", (held,), held.shape, dtype, float8=float8, named=named)
 
 
 @torch.library.impl("tpu_tgi::experts", "XLA")

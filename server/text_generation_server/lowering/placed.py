@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from text_generation_server.engine import attention, catalogue
-from text_generation_server.engine.cache import ProbeAccess, slot_cache
+from text_generation_server.engine.cache import probing_cache
 from text_generation_server.engine.state import HeadsAndDim
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.lowering import recording
@@ -162,7 +162,7 @@ def probe(model: Any) -> tuple[tuple[tuple[HeadsAndDim, HeadsAndDim], ...], int,
     """
     layers = model.config.num_hidden_layers
     token = recording.Placeholders().make("token", (1, 1), torch.int32)
-    cache = slot_cache([token] * (2 * layers), ProbeAccess())
+    cache = probing_cache(token, layers)
     try:
         with recording.on_placeholders(model), attention.finding_windows() as found:
             logits = model(input_ids=token, position_ids=token, past_key_values=cache, use_cache=True).logits

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from text_generation_server.engine.cache_dtype import CacheDtype
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.rotary import RotaryLengths, read_rotary_lengths
 from text_generation_server.engine.state import ITEM_BYTES, BatchShape, HeadsAndDim
@@ -92,6 +93,7 @@ class ModelDescription:
         dtype: str,
         chunk: int,
         *,
+        cache_dtype: CacheDtype | None = None,
         adapters: bool = False,
         drafts: int = 0,
     ) -> BatchShape:
@@ -103,6 +105,7 @@ class ModelDescription:
             layers=self.layers,
             layout=layout,
             dtype=dtype,
+            cache_dtype=cache_dtype,
             adapters=adapters,
             by_length=self.rotary is not None,
             chunk=chunk,

@@ -71,7 +71,6 @@ class StaticView(Cache):
         keys, values = self._cache.update(key_states, value_states, layer_idx, *arguments, **keywords)
         if not self._own:
             return keys, values
-        keys, values = rows_of_pieces(keys), rows_of_pieces(values)
         return heads_first(keys, key_states), heads_first(values, value_states)
 
     def get_query_offset(self, layer_idx: int = 0) -> Any:
@@ -84,10 +83,7 @@ class StaticView(Cache):
 
 def heads_first(view: Tensor, new: Tensor) -> Tensor:
     """What `SlotLayer.update` returns, as [rows, heads, length, head_dim]; `new` has the heads of the model."""
-    if view.dim() == 3:
-        heads, head_dim = new.shape[1], new.shape[3]
-        view = view[..., : heads * head_dim].reshape(*view.shape[:2], heads, head_dim)
-    return view.transpose(1, 2)
+    return rows_of_pieces(view, new.shape[1], new.shape[3], new.dtype).transpose(1, 2)
 
 
 def on_static_cache(

@@ -1,6 +1,6 @@
 """The JAX functions behind the operations of `engine.kernels`, which says what they take and return."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,41 +15,54 @@ KEY_BLOCK = 256
 LOWEST = jnp.finfo(jnp.float32).min
 
 
-def write_pieces(cache: Array, new: Array, slots: Array, starts: Array, *, ring: bool) -> Array:
-    size, width = cache.shape[1], new.shape[1]
+def write_pieces(
+    cache: Array, new: Array, slots: Array, starts: Array, *, ring: bool, positions: int = 1
+) -> Array:
+    size, width = cache.shape[positions], new.shape[positions]
     for row in range(new.shape[0]):
         slot, start, written = slots[row : row + 1], starts[row], new[row : row + 1].astype(cache.dtype)
         if not ring:
-            cache = lax.dynamic_update_slice(cache, written, beginning(cache, slot[0], start))
+            cache = lax.dynamic_update_slice(cache, written, beginning(cache, slot[0], start, positions))
             continue
         # Two blocks of the row's width: one that ends with the ring at the latest, and one at its beginning. What does
         # not fit in the first one is turned to its front, and belongs to the second; the rest of each stays as it is.
         place = start % size
         first = jnp.minimum(place, size - width)
-        turned = jnp.roll(written, place - first, axis=1)
+        turned = jnp.roll(written, place - first, axis=positions)
         wraps = jnp.arange(width, dtype=jnp.int32) < place - first
-        wraps = wraps.reshape(1, width, *[1] * (cache.ndim - 2))
-        kept = blocks(cache, slot, first, width)
+        wraps = jnp.expand_dims(wraps, [other for other in range(cache.ndim) if other != positions])
+        kept = blocks(cache, slot, first, width, positions)
         cache = lax.dynamic_update_slice(
-            cache, jnp.where(wraps, kept, turned), beginning(cache, slot[0], first)
+            cache, jnp.where(wraps, kept, turned), beginning(cache, slot[0], first, positions)
         )
-        kept = blocks(cache, slot, jnp.int32(0), width)
+        kept = blocks(cache, slot, jnp.int32(0), width, positions)
         cache = lax.dynamic_update_slice(
-            cache, jnp.where(wraps, turned, kept), beginning(cache, slot[0], jnp.int32(0))
+            cache, jnp.where(wraps, turned, kept), beginning(cache, slot[0], jnp.int32(0), positions)
         )
     return cache
 
 
-def beginning(cache: Array, slot: Array, start: Array) -> tuple[Array, ...]:
-    return (slot, start, *[jnp.int32(0)] * (cache.ndim - 2))
+def beginning(cache: Array, slot: Array, start: Array, positions: int = 1) -> tuple[Array, ...]:
+    return tuple({0: slot, positions: start}.get(place, jnp.int32(0)) for place in range(cache.ndim))
 
 
-def blocks(cache: Array, slots: Array, start: Array, width: int) -> Array:
-    """Of each of the slots, `width` positions from `start` on."""
+def blocks(cache: Array, slots: Array, start: Array, width: int, positions: int = 1) -> Array:
+    """Of each of the slots, `width` positions from `start` on; they are in that dimension."""
     # As one gather: XLA leaves a cache that is split over chips where it is, which it does not for a slice.
+    sizes = (1, *cache.shape[1:positions], width, *cache.shape[positions + 1 :])
     return jax.vmap(
-        lambda slot: lax.dynamic_slice(cache, beginning(cache, slot, start), (1, width, *cache.shape[2:]))[0]
+        lambda slot: lax.dynamic_slice(cache, beginning(cache, slot, start, positions), sizes)[0]
     )(slots)
+
+
+def to_float8(numbers: Array, *, float8: str) -> Array:
+    largest = float(jnp.finfo(float8).max)
+    narrow = jnp.clip(numbers.astype(jnp.float32), -largest, largest).astype(float8)
+    return lax.bitcast_convert_type(narrow, jnp.int8)
+
+
+def from_float8(held: Array, *, float8: str, named: str) -> Array:
+    return lax.bitcast_convert_type(held, jnp.dtype(float8)).astype(named)
 
 
 def attend_pieces(
@@ -59,14 +72,16 @@ def attend_pieces(
     mask: Array,
     slots: Array,
     ends: Array,
-    sinks: Array | None = None,
-    *,
+    *optional: Array,
+    names: Sequence[str],
     key_value_heads: int,
     softcap: float | None,
+    float8: str | None,
 ) -> Array:
     """A softmax that runs on from block to block (Milakov and Gimelshein, 2018): the scores of one block are all that
     lies in memory, and blocks behind the longest prompt are not read.
     """
+    given = dict(zip(names, optional, strict=True))
     rows, heads, queries, head_dim = query.shape
     length = keys.shape[1]
     block = min(KEY_BLOCK, length)
@@ -79,7 +94,16 @@ def attend_pieces(
         found = blocks(cache, slots, start, block)
         if found.ndim == 3:
             found = found[..., : key_value_heads * dim].reshape(rows, block, key_value_heads, dim)
+        if float8 is not None:
+            return from_float8(found, float8=float8, named=query.dtype.name)
         return found.astype(query.dtype)
+
+    def scaled(numbers: Array, scales: Array | None, start: Array) -> Array:
+        """Scores or weights [rows, key_value_heads, ..., block], times what keys or values lack."""
+        if scales is None:
+            return numbers
+        found = blocks(scales, slots, start, block, positions=2).astype(jnp.float32)
+        return numbers * found[:, :, None, None]
 
     def meet(index: Array, so_far: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         highest, total, mixed = so_far
@@ -94,6 +118,7 @@ def attend_pieces(
             precision=precision,
             preferred_element_type=jnp.float32,
         )
+        scores = scaled(scores, given.get("key_scales"), start)
         if softcap is not None:
             scores = jnp.tanh(scores / jnp.float32(softcap)) * jnp.float32(softcap)
         scores = jnp.where(seen, scores, LOWEST)
@@ -102,7 +127,7 @@ def attend_pieces(
         fading = jnp.exp(highest - higher)
         new = jnp.einsum(
             "rhgqk,rkhd->rhgqd",
-            weights.astype(query.dtype),
+            scaled(weights, given.get("value_scales"), start).astype(query.dtype),
             piece(values, start, value_dim),
             precision=precision,
             preferred_element_type=jnp.float32,
@@ -120,8 +145,8 @@ def attend_pieces(
         highest, total, mixed = meet(jnp.int32(0), nothing)
     else:
         highest, total, mixed = lax.fori_loop(jnp.int32(0), count.astype(jnp.int32), meet, nothing)
-    if sinks is not None:
-        nowhere = sinks.astype(jnp.float32).reshape(1, key_value_heads, -1, 1)
+    if "sinks" in given:
+        nowhere = given["sinks"].astype(jnp.float32).reshape(1, key_value_heads, -1, 1)
         higher = jnp.maximum(highest, nowhere)
         fading = jnp.exp(highest - higher)
         total, mixed = total * fading + jnp.exp(nowhere - higher), mixed * fading[..., None]
@@ -132,6 +157,8 @@ def attend_pieces(
 KERNELS: dict[str, Callable[..., Any]] = {
     "write_pieces": write_pieces,
     "attend_pieces": attend_pieces,
+    "to_float8": to_float8,
+    "from_float8": from_float8,
     "experts": experts,
 }
 
