@@ -78,12 +78,12 @@ def main() -> None:
     logger.remove()
     tokens = Tokenizer.from_file(str(arguments.model / "tokenizer.json")).encode(text()).ids[:TOKENS]
     plain = perplexity(arguments.model, tokens)
-    found = {
-        other: perplexity(arguments.model, tokens, other)
-        if other in MADE
-        else perplexity(Path(other), tokens)
-        for other in arguments.others
-    }
+    found = {}
+    for other in arguments.others:
+        if other in MADE:
+            found[f"weights in {other}"] = perplexity(arguments.model, tokens, other)
+        else:
+            found[other] = perplexity(Path(other), tokens)
     found |= {
         f"KV cache in {dtype}": perplexity(arguments.model, tokens, cache_dtype=dtype)
         for dtype in arguments.kv_cache_dtype

@@ -201,8 +201,8 @@ SUBJECTS = [
     ),
     *(
         Subject(
-            f"llama-3.1-8b, KV cache in {dtype}",
-            LLAMA_3_1_8B,
+            f"four layers of llama-3.1-8b, KV cache in {dtype}",
+            LLAMA_3_1_8B | {"num_hidden_layers": 4},
             32,
             4096,
             {"v5e": 1.1, "v6e": 1.1},
@@ -211,6 +211,7 @@ SUBJECTS = [
         )
         for dtype in CacheDtype
     ),
+    Subject("smollm2-135m, KV cache in int8", SMOLLM2, 8, 8192, {}, LONG, cache_dtype=CacheDtype.INT8),
     Subject(
         "llama-3.1-8b, 32k",
         LLAMA_3_1_8B,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -145,13 +146,10 @@ def test_fp8_rounds_as_torch_does_and_what_is_too_large_becomes_the_largest(dtyp
     import jax.numpy as jnp
 
     from support.rounding import rounded
-    from text_generation_server.runtime.kernels import from_float8, to_float8
+    from text_generation_server.runtime.kernels import as_kept
 
-    float8 = str(dtype.float8)
     numbers = torch.randn(2000, generator=torch.Generator().manual_seed(1)) * 10 ** torch.linspace(
         -6, 6, 2000
     )
-    bits = to_float8(jnp.array(numbers.numpy()), float8=float8)
-    found = torch.from_numpy(jnp.array(from_float8(bits, float8=float8, named="float32")).__array__().copy())
-    assert bits.dtype == jnp.int8
-    assert found.equal(rounded(numbers, dtype))
+    kept = as_kept(jnp.array(numbers.numpy()), jnp.dtype(dtype.on_device)).astype(jnp.float32)
+    assert torch.from_numpy(np.array(kept)).equal(rounded(numbers, dtype))

@@ -121,6 +121,16 @@ def test_fewer_bits_fit_on_one_chip(llama_8b: Path) -> None:
     linear = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
     assert choice["weights"] == pytest.approx(linear + 2 * 2 * 128256 * 4096, rel=0.001)
     assert "--quantize int8" in choice["command"]
+    cache = 8 * 1024 * 32 * 2 * 1024
+    assert choice["cache"] == 2 * cache + 8 * 4 * 128256
+    found = planned(
+        *(str(llama_8b), "--tpu", "v5e-1", "--quantize", "int8", "--batch", "8", "--length", "1024"),
+        *("--kv-cache-dtype", "int8"),
+    )
+    (smaller,) = found["choices"]
+    # A byte for each number, and two for the scale of a head.
+    assert smaller["cache"] == cache + cache // 128 * 2 + 8 * 4 * 128256
+    assert smaller["command"].endswith("--quantize int8 --kv-cache-dtype int8")
 
 
 @pytest.mark.usefixtures("compiler")

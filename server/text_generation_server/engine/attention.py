@@ -17,7 +17,7 @@ from text_generation_server.engine import kernels
 from text_generation_server.engine.cache_dtype import UNIT
 from text_generation_server.engine.lanes import from_lanes, to_lanes
 from text_generation_server.engine.marks import QUERIES, mark
-from text_generation_server.engine.narrow import multiplicand, noted, widened
+from text_generation_server.engine.narrow import noted, widened
 from text_generation_server.errors import UnsupportedModelError
 
 IMPLEMENTATION = "static_slots"
@@ -181,7 +181,6 @@ def attend(
     if key_scales is not None:
         query = query * UNIT
     if (pieces := _pieces.get()) is not None:
-        float8 = narrow_keys.dtype.float8 if narrow_keys else None
         mixed = kernels.attend_pieces(
             query,
             key,
@@ -191,7 +190,6 @@ def attend(
             key_value_heads,
             softcap,
             s_aux,
-            float8,
             key_scales,
             value_scales,
         )
@@ -199,8 +197,8 @@ def attend(
         function = attend_lanes if key.dim() == 3 else attend_heads
         mixed = function(
             query,
-            multiplicand(key, narrow_keys, query.dtype),
-            multiplicand(value, narrow_values, query.dtype),
+            key if narrow_keys is None else key.to(query.dtype),
+            value if narrow_values is None else value.to(query.dtype),
             attention_mask,
             key_value_heads,
             softcap,

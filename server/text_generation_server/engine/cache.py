@@ -124,12 +124,8 @@ class DecodeAccess:
         self.length = length
 
     def write(self, cache: Tensor, new: Tensor) -> Tensor:
-        # One scatter of the rows of all slots. The indexed dimensions lead, so XLA needs no transposition, updates the
-        # donated buffer in place and touches nothing else. XLA drops what would be written behind the end of a slot:
-        # so a slot that is parked there, see `programs.seat`, keeps what it holds.
-        slots = torch.arange(cache.shape[0], dtype=torch.int32, device=cache.device).unsqueeze(1)
-        places = self._places(cache.shape[1], new.shape[1])
-        return cache.index_put((slots, places), new.to(cache.dtype))
+        # A slot that is parked behind its end, see `programs.seat`, keeps what it holds.
+        return kernels.write_steps(cache, new, self._places(cache.shape[1], new.shape[1]))
 
     def view(self, cache: Tensor, new: Tensor) -> Tensor:
         return cache[:, : self.seen(cache.shape[1], new.shape[1])[0]]
@@ -251,7 +247,7 @@ class SlotLayer(CacheLayerMixin):
         if scales is not None and new_scales is not None:
             scales = self.access.write_scales(scales, new_scales)
             seen_scales = self.access.view_scales(scales, new.shape[1])
-        return held, scales, note(self.access.view(held, narrow), Narrow(self.dtype, seen_scales))
+        return held, scales, note(self.access.view(held, narrow), Narrow(seen_scales))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int | Tensor]:
         return self.access.seen(self.keys.shape[1], query_length)

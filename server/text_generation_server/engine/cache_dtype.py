@@ -1,8 +1,4 @@
-"""In what keys and values are kept, if not in the dtype of the model. No torch here.
-
-All of them take one byte for a number. Arrays on the device are int8, whatever their bits mean: torch_xla has no
-tensors of fp8, and copies, slices and zeros are the same for all.
-"""
+"""In what keys and values are kept, if not in the dtype of the model: one byte for a number. No torch here."""
 
 from enum import StrEnum
 
@@ -29,6 +25,6 @@ class CacheDtype(StrEnum):
         return self is CacheDtype.INT8
 
     @property
-    def float8(self) -> str | None:
-        """What the bits are, as numpy and JAX have it; None: integers."""
-        return None if self.is_scaled else self.value.replace("fp8", "float8")
+    def on_device(self) -> str:
+        """As numpy and torch have it."""
+        return self.value.replace("fp8", "float8")

@@ -4,7 +4,9 @@
 a program is compiled.
 
 They need what torch has no word for: a slice whose start is only known when the program runs, and a loop that ends
-when the longest prompt ends, or the last expert that was chosen is computed.
+when the longest prompt ends, or the last expert that was chosen is computed. And a cache in fp8, of which torch_xla has
+no tensors, is recorded as int8: but for slices and conversions, nothing but kernels may touch it, see
+`runtime.linking`.
 """
 
 from collections.abc import Mapping
@@ -19,10 +21,13 @@ torch.library.define(
 torch.library.define(
     "tpu_tgi::attend_pieces",
     "(Tensor query, Tensor keys, Tensor values, Tensor mask, Tensor slots, Tensor ends, int key_value_heads, "
-    "float? softcap, Tensor? sinks, str? float8, Tensor? key_scales, Tensor? value_scales) -> Tensor",
+    "float? softcap, Tensor? sinks, Tensor? key_scales, Tensor? value_scales) -> Tensor",
 )
-torch.library.define("tpu_tgi::to_float8", "(Tensor numbers, str float8) -> Tensor")
-torch.library.define("tpu_tgi::from_float8", "(Tensor held, str float8, ScalarType dtype) -> Tensor")
+torch.library.define("tpu_tgi::write_steps", "(Tensor cache, Tensor new, Tensor places) -> Tensor")
+torch.library.define(
+    "tpu_tgi::copy_slot",
+    "(Tensor cache, Tensor slot, Tensor source, Tensor is_kept, int positions) -> Tensor",
+)
 torch.library.define(
     "tpu_tgi::experts",
     "(Tensor hidden, Tensor chosen, Tensor weights, Tensor[] parameters, str[] names, bool inputs_first, "
@@ -46,6 +51,26 @@ def write_pieces(
     return written
 
 
+def write_steps(cache: Tensor, new: Tensor, places: Tensor) -> Tensor:
+    """The cache [slots, length, ...] with `new` [slots, queries, ...] at `places` [slots, queries] int32 of each slot.
+
+    In place if the cache is given away; what would lie behind the end of a slot is left out.
+    """
+    written: Tensor = torch.ops.tpu_tgi.write_steps(cache, new, places)
+    return written
+
+
+def copy_slot(cache: Tensor, slot: Tensor, source: Tensor, is_kept: Tensor, positions: int) -> Tensor:
+    """The cache [slots, ...] in which a slot holds what another does, and zeros where `is_kept` [length] bool is False.
+
+    Args:
+        slot, source: [1] int32.
+        positions: the dimension of length.
+    """
+    copied: Tensor = torch.ops.tpu_tgi.copy_slot(cache, slot, source, is_kept, positions)
+    return copied
+
+
 def attend_pieces(
     query: Tensor,
     keys: Tensor,
@@ -56,7 +81,6 @@ def attend_pieces(
     key_value_heads: int,
     softcap: float | None,
     sinks: Tensor | None,
-    float8: str | None = None,
     key_scales: Tensor | None = None,
     value_scales: Tensor | None = None,
 ) -> Tensor:
@@ -70,7 +94,6 @@ def attend_pieces(
             length.
         softcap: bound of the scores by tanh.
         sinks: [heads], a score of each head for looking nowhere.
-        float8: what the bits of keys and values are, for example "float8_e4m3fn", if they are no numbers as they lie.
         key_scales, value_scales: [slots, key_value_heads, length]: each head is multiplied by its own; None: by one.
 
     Returns:
@@ -86,26 +109,10 @@ def attend_pieces(
         key_value_heads,
         softcap,
         sinks,
-        float8,
         key_scales,
         value_scales,
     )
     return mixed
-
-
-def to_float8(numbers: Tensor, float8: str) -> Tensor:
-    """The bits of numbers in fp8, int8 of the same shape; what is too large becomes the largest.
-
-    `float8`: which, as JAX has it: "float8_e4m3fn" or "float8_e5m2". torch_xla has no such tensors.
-    """
-    bits: Tensor = torch.ops.tpu_tgi.to_float8(numbers, float8)
-    return bits
-
-
-def from_float8(held: Tensor, float8: str, dtype: torch.dtype) -> Tensor:
-    """The numbers that bits [...] int8 mean, in `dtype`."""
-    numbers: Tensor = torch.ops.tpu_tgi.from_float8(held, float8, dtype)
-    return numbers
 
 
 def experts(

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from text_generation_server.engine import kernels
 from text_generation_server.engine.cache_dtype import LARGEST, SCALE_DTYPE, UNIT, CacheDtype
 
 
@@ -16,14 +15,13 @@ class Narrow:
     """What is to be known of keys or values beside their bytes.
 
     Attributes:
-        scales: of int8, [rows, heads, length], as many rows and positions as there are keys.
+        scales: of int8, [rows, heads, length], as many rows and positions as there are keys; None of fp8.
     """
 
-    dtype: CacheDtype
     scales: Tensor | None
 
     def of_rows(self, rows: Tensor) -> "Narrow":
-        return Narrow(self.dtype, None if self.scales is None else self.scales[rows])
+        return Narrow(None if self.scales is None else self.scales[rows])
 
 
 _narrow: MutableMapping[Tensor, Narrow] = WeakTensorKeyDictionary()  # type: ignore[no-untyped-call]
@@ -41,9 +39,12 @@ def noted(held: Tensor) -> Narrow | None:
 
 
 def narrowed(numbers: Tensor, dtype: CacheDtype) -> tuple[Tensor, Tensor | None]:
-    """Bytes [rows, queries, heads, head_dim] of numbers, and of int8 the scales [rows, heads, queries]."""
-    if dtype.float8 is not None:
-        return kernels.to_float8(numbers, dtype.float8), None
+    """What is written of keys or values [rows, queries, heads, head_dim], and in int8 scales [rows, heads, queries].
+
+    fp8 is made where it is written, see `kernels.write_steps`: torch_xla has no such tensors.
+    """
+    if not dtype.is_scaled:
+        return numbers, None
     numbers = numbers.to(torch.float32)
     scales = (numbers.abs().amax(dim=3) / (UNIT * LARGEST)).to(getattr(torch, SCALE_DTYPE))
     units = scales.to(torch.float32) * UNIT
@@ -52,17 +53,9 @@ def narrowed(numbers: Tensor, dtype: CacheDtype) -> tuple[Tensor, Tensor | None]
     return torch.clamp(rounded, -LARGEST, LARGEST).to(torch.int8), scales.transpose(1, 2)
 
 
-def multiplicand(held: Tensor, narrow: Narrow | None, dtype: torch.dtype) -> Tensor:
-    """What is multiplied with queries or weights; of int8 in units of the scales, see `UNIT`."""
-    if narrow is None:
-        return held
-    float8 = narrow.dtype.float8
-    return held.to(dtype) if float8 is None else kernels.from_float8(held, float8, dtype)
-
-
 def widened(held: Tensor, narrow: Narrow, dtype: torch.dtype) -> Tensor:
-    """The numbers, [rows, length, heads, head_dim]."""
-    numbers = multiplicand(held, narrow, dtype)
+    """The numbers that keys or values [rows, length, heads, head_dim] stand for."""
+    numbers = held.to(dtype)
     if narrow.scales is None:
         return numbers
     return numbers * (narrow.scales.to(dtype) * UNIT).transpose(1, 2).unsqueeze(3)

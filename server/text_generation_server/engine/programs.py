@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from text_generation_server.engine import kernels
 from text_generation_server.engine.attention import over_pieces
 from text_generation_server.engine.buckets import PieceShape
 from text_generation_server.engine.cache import DecodeAccess, PieceAccess, kept_places, slot_cache, successors
@@ -68,12 +69,8 @@ def seat(shape: BatchShape) -> Program:
         for name in cache:
             held = given[name]
             dimension = positions_dimension(name)
-            size = held.shape[dimension]
-            is_kept = kept_places(size, kept, shape).reshape(
-                *[1] * dimension, size, *[1] * (held.dim() - dimension - 1)
-            )
-            zero = torch.zeros((), dtype=held.dtype, device=held.device)
-            successor[name] = held.index_put((slot,), torch.where(is_kept, held[source], zero))
+            is_kept = kept_places(held.shape[dimension], kept, shape)
+            successor[name] = kernels.copy_slot(held, slot, source, is_kept, dimension)
         return {**successor, "positions": parked(given["positions"], slot, shape)}
 
     return Program("seat", function, {**cache, "positions": rows["positions"], **inputs})

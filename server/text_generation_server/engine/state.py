@@ -29,6 +29,7 @@ ITEM_BYTES = {
     "int32": 4,
     "int8": 1,
     "float8_e4m3fn": 1,
+    "float8_e5m2": 1,
     # Two share a byte.
     "int4": 0.5,
 }
@@ -88,7 +89,7 @@ class BatchShape:
         order: so each becomes its own successor.
         """
         specs = {}
-        dtype = self.dtype if self.cache_dtype is None else "int8"
+        dtype = self.dtype if self.cache_dtype is None else self.cache_dtype.on_device
         for index, (keys, values) in enumerate(self.layers):
             # Attention over lanes takes the size of a value's heads from the queries, and so from the keys.
             layout = self.layout if keys == values else CacheLayout.HEADS

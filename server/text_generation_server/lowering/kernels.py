@@ -41,7 +41,6 @@ def attend_pieces(
     key_value_heads: int,
     softcap: float | None,
     sinks: Tensor | None,
-    float8: str | None,
     key_scales: Tensor | None,
     value_scales: Tensor | None,
 ) -> Tensor:
@@ -58,19 +57,18 @@ def attend_pieces(
         names=list(given),
         key_value_heads=key_value_heads,
         softcap=softcap,
-        float8=float8,
     )
 
 
-@torch.library.impl("tpu_tgi::to_float8", "XLA")
-def to_float8(numbers: Tensor, float8: str) -> Tensor:
-    return call("to_float8", (numbers,), numbers.shape, torch.int8, float8=float8)
+@torch.library.impl("tpu_tgi::write_steps", "XLA")
+def write_steps(cache: Tensor, new: Tensor, places: Tensor) -> Tensor:
+    return call("write_steps", (cache, new, places), cache.shape, cache.dtype)
 
 
-@torch.library.impl("tpu_tgi::from_float8", "XLA")
-def from_float8(held: Tensor, float8: str, dtype: torch.dtype) -> Tensor:
-    named = str(dtype).removeprefix("torch.")
-    return call("from_float8", (held,), held.shape, dtype, float8=float8, named=named)
+@torch.library.impl("tpu_tgi::copy_slot", "XLA")
+def copy_slot(cache: Tensor, slot: Tensor, source: Tensor, is_kept: Tensor, positions: int) -> Tensor:
+    arguments = (cache, slot, source, is_kept)
+    return call("copy_slot", arguments, cache.shape, cache.dtype, positions=positions)
 
 
 @torch.library.impl("tpu_tgi::experts", "XLA")

@@ -28,8 +28,8 @@ class Parameter:
     Attributes:
         source: "argument" of the program, "weight" of the model, or "constant", which the program brings along.
         name: of the argument, weight or constant.
-        dtype: on the device; what was recorded has int8 where it is one that torch_xla does not know, and converts it
-            to another before it does anything else.
+        dtype: on the device; what was recorded has int8 where it is one that torch_xla does not know, and does nothing
+            with it but slices, conversions and kernels.
     """
 
     source: Source

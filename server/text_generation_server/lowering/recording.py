@@ -52,6 +52,8 @@ class Placeholders:
         return parameter
 
     def of(self, spec: Spec, name: str) -> Tensor:
+        if spec.dtype.startswith("float8"):
+            return self.make(name, spec.shape, torch.int8, spec.dtype)
         return self.make(name, spec.shape, getattr(torch, spec.dtype))
 
     def name(self, tensor_id: int) -> str | None:
@@ -120,7 +122,7 @@ def parameter_of(
 ) -> Parameter:
     shape, dtype = tuple(value.shape), str(value.dtype).removeprefix("torch.")
     if (name := arguments.name(tensor_id)) is not None:
-        return Parameter("argument", name, shape, dtype)
+        return Parameter("argument", name, shape, arguments.dtype(name, dtype))
     if (name := weights.name(tensor_id)) is not None:
         return Parameter("weight", name, shape, weights.dtype(name, dtype))
     return Parameter("constant", str(constants), shape, dtype)
@@ -139,9 +141,12 @@ def paired_results(
 ) -> tuple[Result, ...]:
     """The results, each with the parameter whose name it has; see `record` for what is raised."""
     place = {p.name: index for index, p in enumerate(parameters) if p.source == "argument"}
+    float8 = {name: spec.dtype for name, spec in program.arguments.items() if spec.dtype.startswith("float8")}
     paired = []
     for name, tensor in results.items():
-        shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+        shape, recorded = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+        # What succeeds an argument that was recorded as int8 was so too.
+        dtype = float8.get(name, recorded) if recorded == "int8" else recorded
         spec = program.arguments.get(name)
         if spec is not None and spec.role == "state" and (spec.shape, spec.dtype) != (shape, dtype):
             raise RuntimeError(

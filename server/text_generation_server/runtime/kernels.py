@@ -20,7 +20,7 @@ def write_pieces(
 ) -> Array:
     size, width = cache.shape[positions], new.shape[positions]
     for row in range(new.shape[0]):
-        slot, start, written = slots[row : row + 1], starts[row], new[row : row + 1].astype(cache.dtype)
+        slot, start, written = slots[row : row + 1], starts[row], as_kept(new[row : row + 1], cache.dtype)
         if not ring:
             cache = lax.dynamic_update_slice(cache, written, beginning(cache, slot[0], start, positions))
             continue
@@ -55,14 +55,26 @@ def blocks(cache: Array, slots: Array, start: Array, width: int, positions: int 
     )(slots)
 
 
-def to_float8(numbers: Array, *, float8: str) -> Array:
-    largest = float(jnp.finfo(float8).max)
-    narrow = jnp.clip(numbers.astype(jnp.float32), -largest, largest).astype(float8)
-    return lax.bitcast_convert_type(narrow, jnp.int8)
+def as_kept(numbers: Array, dtype: Any) -> Array:
+    """In the dtype of a cache. What is too large for fp8 becomes the largest, and not infinite or no number."""
+    if dtype.itemsize == 1 and jnp.issubdtype(dtype, jnp.floating):
+        largest = float(jnp.finfo(dtype).max)
+        numbers = jnp.clip(numbers.astype(jnp.float32), -largest, largest)
+    return numbers.astype(dtype)
 
 
-def from_float8(held: Array, *, float8: str, named: str) -> Array:
-    return lax.bitcast_convert_type(held, jnp.dtype(float8)).astype(named)
+def write_steps(cache: Array, new: Array, places: Array) -> Array:
+    # One scatter of the rows of all slots. The indexed dimensions lead, so XLA needs no transposition, updates the
+    # donated buffer in place and touches nothing else.
+    slots = jnp.arange(cache.shape[0], dtype=jnp.int32)[:, None]
+    return cache.at[slots, places].set(as_kept(new, cache.dtype), mode="drop")
+
+
+def copy_slot(cache: Array, slot: Array, source: Array, is_kept: Array, *, positions: int) -> Array:
+    held = lax.dynamic_index_in_dim(cache, source[0], keepdims=True)
+    is_kept = jnp.expand_dims(is_kept, [other for other in range(cache.ndim) if other != positions])
+    copied = jnp.where(is_kept, held, jnp.zeros((), cache.dtype))
+    return lax.dynamic_update_slice(cache, copied, beginning(cache, slot[0], jnp.int32(0)))
 
 
 def attend_pieces(
@@ -76,7 +88,6 @@ def attend_pieces(
     names: Sequence[str],
     key_value_heads: int,
     softcap: float | None,
-    float8: str | None,
 ) -> Array:
     """A softmax that runs on from block to block (Milakov and Gimelshein, 2018): the scores of one block are all that
     lies in memory, and blocks behind the longest prompt are not read.
@@ -94,8 +105,6 @@ def attend_pieces(
         found = blocks(cache, slots, start, block)
         if found.ndim == 3:
             found = found[..., : key_value_heads * dim].reshape(rows, block, key_value_heads, dim)
-        if float8 is not None:
-            return from_float8(found, float8=float8, named=query.dtype.name)
         return found.astype(query.dtype)
 
     def scaled(numbers: Array, scales: Array | None, start: Array) -> Array:
@@ -157,8 +166,8 @@ def attend_pieces(
 KERNELS: dict[str, Callable[..., Any]] = {
     "write_pieces": write_pieces,
     "attend_pieces": attend_pieces,
-    "to_float8": to_float8,
-    "from_float8": from_float8,
+    "write_steps": write_steps,
+    "copy_slot": copy_slot,
     "experts": experts,
 }
 

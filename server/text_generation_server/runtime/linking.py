@@ -26,6 +26,9 @@ def link(module: Any, chips: int) -> None:
     Equal calls share a function, but not of several chips: the partitioner gives a collective in it one channel, which
     all of them would have in common.
 
+    A kernel returns what its function does, whatever was recorded: of a cache in fp8, that is int8. What is taken from
+    such results without looking at them gets their type too.
+
     KeyError for a kernel that does not exist. To be called in the context of the module.
 
     Args:
@@ -36,6 +39,8 @@ def link(module: Any, chips: int) -> None:
     functions: dict[tuple[Any, ...], str] = {}
     added = 0
     for operation in list(operations(module.body)):
+        if operation.name in SAME_ELEMENTS:
+            follow(operation)
         if operation.name != "stablehlo.custom_call":
             continue
         target = ir.StringAttr(operation.attributes["call_target_name"]).value
@@ -59,7 +64,7 @@ def link(module: Any, chips: int) -> None:
             added += 1
         with ir.InsertionPoint(operation), operation.location:
             call = func.CallOp(
-                [result.type for result in operation.results],
+                results_of(lowered[key]),
                 ir.FlatSymbolRefAttr.get(functions[key]),
                 list(operation.operands),
             )
@@ -84,6 +89,25 @@ def add_function(module: Any, name: str, lowered: str) -> str:
                     inner.attributes["callee"] = ir.FlatSymbolRefAttr.get(names[callee])
         module.body.append(function)
     return names["main"]
+
+
+SAME_ELEMENTS = ("stablehlo.slice", "stablehlo.gather", "stablehlo.reshape", "stablehlo.transpose")
+"""Operations whose results are elements of their first operand."""
+
+
+def follow(operation: Any) -> None:
+    """Gives the result of one of SAME_ELEMENTS the type of its elements, where that was not the recorded one."""
+    (result,) = operation.results
+    element = ir.RankedTensorType(operation.operands[0].type).element_type
+    result.set_type(ir.RankedTensorType.get(ir.RankedTensorType(result.type).shape, element))
+
+
+def results_of(lowered: str) -> list[Any]:
+    """The types that a kernel's function returns."""
+    for function in ir.Module.parse(lowered).body.operations:
+        if symbol(function, "sym_name") == "main":
+            return list(ir.FunctionType(ir.TypeAttr(function.attributes["function_type"]).value).results)
+    raise KeyError("main")
 
 
 def symbol(operation: Any, attribute: str) -> str:

@@ -18,7 +18,7 @@ from jaxlib.mlir.dialects import stablehlo
 
 from text_generation_server.engine.sharding import Sharding
 from text_generation_server.lowering.lowered import LoweredProgram
-from text_generation_server.runtime.linking import link, operations
+from text_generation_server.runtime.linking import SAME_ELEMENTS, link, operations, symbol
 from text_generation_server.runtime.marks import pass_by_joins, resolve_marks
 
 # Recorded programs have int64 indices, which JAX would otherwise make int32.
@@ -163,9 +163,10 @@ def completed(program: LoweredProgram, sharding: Sharding) -> bytes:
         resolve_marks(module, sharding)
         if sharding.chips > 1:
             pass_by_joins(module)
-        link(module, sharding.chips)
-        count_on_the_device(module)
         give_dtypes(module, program)
+        link(module, sharding.chips)
+        declare(module)
+        count_on_the_device(module)
         # Shardings are of another dialect than StableHLO.
         changed: bytes = stablehlo.serialize_portable_artifact(
             module, stablehlo.get_current_version(), sharding.chips > 1
@@ -193,25 +194,42 @@ def count_on_the_device(module: Any) -> None:
         operation.erase()
 
 
+UNTOUCHED = ("stablehlo.convert", "stablehlo.custom_call", "func.return", *SAME_ELEMENTS)
+"""What may be done with a parameter whose dtype torch_xla does not know."""
+
+
 def give_dtypes(module: Any, program: LoweredProgram) -> None:
     """Gives parameters that were recorded as int8 the dtype that they have on the device.
 
-    Raises RuntimeError if one is used otherwise than by a conversion: its result would be that of other numbers.
+    What follows from them is left to `link` and `declare`. Raises RuntimeError if one is computed with: the result
+    would be that of other numbers.
     """
-    functions = [each for each in module.body.operations if each.operation.name == "func.func"]
-    (function,) = [each for each in functions if ir.StringAttr(each.attributes["sym_name"]).value == "main"]
-    (block,) = function.regions[0].blocks
-    for argument, parameter in zip(block.arguments, program.parameters, strict=True):
+    for argument, parameter in zip(main_block(module).arguments, program.parameters, strict=True):
         recorded = ir.RankedTensorType(argument.type)
         element = mlir.dtype_to_ir_type(np.dtype(parameter.dtype))
         if str(recorded.element_type) != "i8" or element == recorded.element_type:
             continue
         argument.set_type(ir.RankedTensorType.get(recorded.shape, element))
-        if any(use.owner.name != "stablehlo.convert" for use in argument.uses):
+        if any(use.owner.name not in UNTOUCHED for use in argument.uses):
             raise RuntimeError(f"{program.name}: {parameter.name} is used before it is converted")
-    kind = ir.FunctionType(ir.TypeAttr(function.attributes["function_type"]).value)
-    inputs = [argument.type for argument in block.arguments]
-    function.attributes["function_type"] = ir.TypeAttr.get(ir.FunctionType.get(inputs, kind.results))
+
+
+def declare(module: Any) -> None:
+    """Says what the program takes and returns, which may differ from what was recorded."""
+    block = main_block(module)
+    kind = ir.FunctionType.get(
+        [argument.type for argument in block.arguments],
+        [operand.type for operand in block.operations[len(block.operations) - 1].operands],
+    )
+    block.owner.attributes["function_type"] = ir.TypeAttr.get(kind)
+
+
+def main_block(module: Any) -> Any:
+    """The body of the program."""
+    for each in module.body.operations:
+        if each.operation.name == "func.func" and symbol(each, "sym_name") == "main":
+            return each.regions[0].blocks[0]
+    raise KeyError("main")
 
 
 def counts_up(kind: Any, value: Any) -> int | None:
