@@ -54,6 +54,19 @@ def test_slots_are_given_away_least_recently_used_first(make_room: MakeRoom) -> 
     assert slots == [0, 1, 0, 1, 0], "the beginning that was of use stays, the one that was not goes"
 
 
+def test_what_prefixes_saved_is_in_the_log_and_not_more_often_than_once_a_minute(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    for question in ("One", "Two", "Three"):
+        room.answer(prompt=SYSTEM + question, max_new_tokens=2, ignore_eos_token=True)
+    (line,) = [record.message for record in caplog.records if record.message.startswith("Prefixes: ")]
+    found = room.engine.fills[1].prefix
+    assert found is not None
+    assert line == (
+        f"Prefixes: 1 of 2 prompts so far began with what a slot held, {found.length} tokens together"
+    )
+
+
 def test_adapters_share_nothing_with_each_other_and_with_the_base_model(room: Room) -> None:
     room.answer(prompt=SYSTEM)
     room.answer(prompt=SYSTEM, adapter_id="law")

@@ -1,6 +1,9 @@
 """Prompts on their way into the slots: who gets which slot, what it begins with, and one piece after the other."""
 
+import time
 from collections.abc import Iterable
+
+from loguru import logger
 
 from text_generation_server.batching.clock import Clock
 from text_generation_server.batching.prefixes import PrefixIndex
@@ -11,6 +14,9 @@ from text_generation_server.engine.contract import Engine
 
 PIECES_IN_FLIGHT = 2
 """Pieces that are started and not read while no request runs: as with steps, the next one is there when one ends."""
+
+SECONDS_BETWEEN_REPORTS = 60.0
+"""Of what prefixes saved, in the log; nothing is written while no prompt arrives."""
 
 
 class Prompts:
@@ -23,6 +29,8 @@ class Prompts:
         self._slots = slots
         self._in_flight = in_flight
         self.prefixes = PrefixIndex(engine.info.batch_size, engine.info.max_length, engine.info.ring)
+        self._begun = 0
+        self._reported_at = -float("inf")
 
     def seat(self, waiting: Iterable[RequestState], clock: Clock) -> None:
         """Gives free slots to those who wait, in that order, as far as there are any.
@@ -54,6 +62,8 @@ class Prompts:
                     prefix=prefix,
                 )
             self.prefixes.begin(slot, prompt, variant, prefix)
+            self._begun += 1
+            self._report()
             if is_live:
                 row.run()
 
@@ -86,6 +96,17 @@ class Prompts:
         """The slot is free; what it holds stays at hand."""
         self.prefixes.released(slot)
         self._engine.release(slot)
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        if self.prefixes.hits and now - self._reported_at >= SECONDS_BETWEEN_REPORTS:
+            self._reported_at = now
+            logger.info(
+                "Prefixes: {} of {} prompts so far began with what a slot held, {} tokens together",
+                self.prefixes.hits,
+                self._begun,
+                self.prefixes.hit_tokens,
+            )
 
     def _adapter_of(self, row: RequestState) -> str | None:
         named = row.request.adapter_id
