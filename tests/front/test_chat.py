@@ -1,11 +1,15 @@
 """POST /v1/chat/completions: answers of text, whole and streamed."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from front.conftest import StartFront
-from front.running_front import CHAT, RunningFront
+from front.fake_shard import FakeShard
+from front.running_front import CHAT, RunningFront, running_front
+from tpu_tgi.router.settings import RouterSettings
 
 
 def test_an_answer_has_the_stock_shape(front: RunningFront) -> None:
@@ -194,6 +198,27 @@ def test_every_kind_of_message_reaches_the_prompt(
     response = front.client.post(CHAT, json={"messages": messages, "max_tokens": 1})
     assert response.status_code == 200, response.text
     assert front.shard.requests[-1].input_chunks.chunks[0].text == prompt
+
+
+def test_an_image_for_a_checkpoint_that_was_made_to_see_is_refused(
+    model_directory: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "gemma"
+    shutil.copytree(model_directory, directory)
+    (directory / "config.json").write_text('{"model_type": "gemma3"}')
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0="}}
+    words = {"type": "text", "text": "what is this"}
+    with running_front(FakeShard(str(tmp_path / "shard-0")), RouterSettings(str(directory))) as front:
+        for content, status in ([words], 200), ([words, picture], 422):
+            messages = [{"role": "user", "content": content}]
+            response = front.client.post(CHAT, json={"messages": messages, "max_tokens": 1})
+            assert response.status_code == status
+        assert response.json()["error"] == (
+            "Input validation error: `inputs` must be text: this model cannot see. Given: an image"
+        )
+        # As it stands in a prompt for a model that sees.
+        assert front.generate("a ![](https://a.b/c.png)").status_code == 422
+        assert front.generate("a [word](https://a.b) !", max_new_tokens=1).status_code == 200
 
 
 @pytest.mark.parametrize(

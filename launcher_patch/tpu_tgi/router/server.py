@@ -100,6 +100,7 @@ class Router:
                 max_input_tokens=limits.max_input_tokens,
                 max_total_tokens=limits.max_total_tokens,
                 disable_grammar_support=settings.disable_grammar_support,
+                multimodal=texts.multimodal,
             ),
             tokenization.count,
         )

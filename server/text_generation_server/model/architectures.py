@@ -277,9 +277,9 @@ def refusal(model_type: str) -> str:
     return f"model type {model_type!r} is not supported{why}. Supported: {supported()}"
 
 
-def architecture(model_type: str) -> Architecture:
-    """The line of a model type that is served."""
-    return next(each for each in ARCHITECTURES if each.model_type == model_type)
+def is_multimodal(model_type: str) -> bool:
+    """Whether checkpoints of this type have other parts beside the one that writes text, which is served."""
+    return any(each.model_type == model_type and each.test == TEXT_PARITY for each in ARCHITECTURES)
 
 
 def supported() -> str:

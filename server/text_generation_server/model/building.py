@@ -12,6 +12,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from text_generation_server.engine import attention, experts
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.model import own_attention, rotary
+from text_generation_server.model.architectures import is_multimodal
 from text_generation_server.model.checkpoint import first_line
 from text_generation_server.model.configuration import load_config, raw_config
 from text_generation_server.model.description import ModelSource, ModuleFacts
@@ -20,7 +21,7 @@ from text_generation_server.model.fused import Fused, fused_layer
 from text_generation_server.model.linear import linear_shape
 from text_generation_server.model.quantisation import mxfp4
 from text_generation_server.model.sharding import Parallel, parallel_layers
-from text_generation_server.model.text_part import is_multimodal, text_tensor
+from text_generation_server.model.text_part import text_tensor
 
 
 class BuiltModel:

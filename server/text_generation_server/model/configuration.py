@@ -7,10 +7,14 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from text_generation_server.errors import UnsupportedModelError
-from text_generation_server.model.architectures import SUPPORTED_MODEL_TYPES, refusal
+from text_generation_server.model.architectures import (
+    SUPPORTED_MODEL_TYPES,
+    is_multimodal,
+    refusal,
+)
 from text_generation_server.model.checkpoint import first_line
 from text_generation_server.model.rotary import rotary_kinds, rotary_lengths
-from text_generation_server.model.text_part import is_multimodal, text_config
+from text_generation_server.model.text_part import text_config
 
 SUPPORTED_ROPE_TYPES = ("default", "dynamic", "linear", "llama3", "longrope", "yarn")
 

@@ -9,8 +9,6 @@ from typing import Any
 
 from transformers import Qwen2Config, Qwen3Config
 
-from text_generation_server.model.architectures import TEXT_PARITY, architecture
-
 AS_TEXT_MODELS = {
     "qwen2_vl_text": Qwen2Config,
     "qwen2_5_vl_text": Qwen2Config,
@@ -23,11 +21,6 @@ OTHER_PARTS = re.compile(
 )
 WITHIN_DECODER = re.compile(r"^model\.(language_model|text_model)\.")
 WITHIN_MODEL = re.compile(r"^language_model\.(model|lm_head)\.")
-
-
-def is_multimodal(model_type: str) -> bool:
-    """Of a type that is served."""
-    return architecture(model_type).test == TEXT_PARITY
 
 
 def text_config(config: Any) -> Any:

@@ -18,7 +18,7 @@ class ImageUrl(RequestBody):
 
 
 class ImageChunk(RequestBody):
-    """Reaches the prompt as Markdown, `![](url)`; no picture is looked at."""
+    """Reaches the prompt as Markdown, `![](url)`, which is refused of a checkpoint that was made to see."""
 
     type: Literal["image_url"]
     image_url: ImageUrl

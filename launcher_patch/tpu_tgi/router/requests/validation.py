@@ -1,6 +1,7 @@
 """What a request may ask for. Order and texts are the stock router's (HTTP reference, 1.3 and 3.1)."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
@@ -14,12 +15,19 @@ from tpu_tgi.router.shard.generation import ValidRequest
 # fits is decided, and reported, with the length of its first piece.
 FIRST_PIECE = 1024
 
+# How images stand in a prompt, those of a chat too. For models that see, the stock router takes them out; for others it
+# leaves the text as it is.
+PICTURE = re.compile(r"!\[\]\([^)]*\)")
+
 CountTokens = Callable[[str, bool], Awaitable[int]]
 
 
 @dataclass(frozen=True)
 class ValidationLimits:
-    """Lengths in tokens. max_input_tokens is less than max_total_tokens."""
+    """Lengths in tokens. max_input_tokens is less than max_total_tokens.
+
+    `multimodal`: a picture in a prompt would be meant for the model to see, which none can here.
+    """
 
     max_best_of: int
     max_stop_sequences: int
@@ -27,6 +35,7 @@ class ValidationLimits:
     max_input_tokens: int
     max_total_tokens: int
     disable_grammar_support: bool = False
+    multimodal: bool = False
 
 
 class Validator:
@@ -69,6 +78,8 @@ class Validator:
             )
         if not body.inputs:
             raise ValidationError("`inputs` cannot be empty")
+        if limits.multimodal and PICTURE.search(body.inputs):
+            raise ValidationError("`inputs` must be text: this model cannot see. Given: an image")
         if parameters.truncate is not None and not 0 < parameters.truncate <= limits.max_input_tokens:
             raise ValidationError(
                 f"`truncate` must be strictly positive and less than {limits.max_input_tokens}. "
