@@ -98,6 +98,11 @@ ARCHITECTURES = (
         "attention sinks, sliding windows, multipliers as Granite",
     ),
     Architecture("granitemoe", "Granite 3 MoE", "experts, multipliers as Granite"),
+    Architecture(
+        "granitemoeshared",
+        "Granite 3 MoE with shared experts",
+        "as Granite MoE, an expert that all tokens share",
+    ),
     Architecture("helium", "Helium 1", "interleaved rotary"),
     Architecture("hunyuan_v1_dense", "Hunyuan, dense", "normed queries and keys after the rotation"),
     Architecture(
