@@ -62,6 +62,8 @@ def quick_compilation() -> Iterator[None]:
             "xla_llvm_disable_expensive_passes": "True",
             # The older emitters of LLVM's code, without MLIR in between.
             "xla_cpu_use_fusion_emitters": "False",
+            # In one part: several take longer together, and the other processors have tests of their own.
+            "xla_cpu_parallel_codegen_split_count": "1",
         }
         patch.setitem(COMPILER_OPTIONS, "cpu", quick)
         yield

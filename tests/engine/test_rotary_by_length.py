@@ -79,7 +79,7 @@ def random_request_near_the_boundary(chance: random.Random, request_id: int) -> 
     return request
 
 
-@pytest.mark.parametrize(("kind", "chunk"), [*zip(KINDS, (32, 64, 128, 32, 64), strict=True)])
+@pytest.mark.parametrize(("kind", "chunk"), [*zip(KINDS, (32, 64, 32, 32, 64), strict=True)])
 def test_requests_on_both_sides_of_the_boundary_get_what_they_get_of_transformers(
     kind: str, chunk: int, tmp_path: Path
 ) -> None:
