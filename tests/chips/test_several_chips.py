@@ -42,6 +42,8 @@ def test_several_chips_generate_what_transformers_generates(
         expected = generate(reference, prompt, 20)
         assert run.tokens == expected.tokens
         torch.testing.assert_close(run.logprobs, expected.logprobs, rtol=1e-3, atol=1e-3)
+    # To seat a request one slot travels, and not the cache.
+    assert "all-gather" not in engine._programs["seat"]._compiled.as_text()  # type: ignore[attr-defined]
     # The model has two key heads: four chips cannot have whole ones.
     keys = engine._state["keys.0"]
     parts = {shard.data.shape for shard in keys.addressable_shards}

@@ -71,7 +71,8 @@ def write_steps(cache: Array, new: Array, places: Array) -> Array:
 
 
 def copy_slot(cache: Array, slot: Array, source: Array, is_kept: Array, *, positions: int) -> Array:
-    held = lax.dynamic_index_in_dim(cache, source[0], keepdims=True)
+    # Where the slots are split over chips, this adds up one slot, and the update stays on its chip.
+    held = blocks(cache, source, jnp.int32(0), is_kept.shape[0], positions)
     is_kept = jnp.expand_dims(is_kept, [other for other in range(cache.ndim) if other != positions])
     copied = jnp.where(is_kept, held, jnp.zeros((), cache.dtype))
     return lax.dynamic_update_slice(cache, copied, beginning(cache, slot[0], jnp.int32(0)))
