@@ -50,8 +50,9 @@ from text_generation_server.lowering.lowered import LoweredProgram
 from text_generation_server.lowering.request import ProgramOptions
 from text_generation_server.model.description import ModelDescription, ModelSource
 from text_generation_server.model.quantisation.scheme import FP8, INT8, Scheme
-from text_generation_server.runtime.executable import COMPILER_OPTIONS
-from text_generation_server.runtime.stablehlo import Placements, call_order, jitted, shapes
+from text_generation_server.runtime.executable import COMPILER_OPTIONS, placements
+from text_generation_server.runtime.mesh import mesh_of
+from text_generation_server.runtime.stablehlo import call_order, jitted, shapes
 from text_generation_server.sampling.parameters import WatermarkStrength
 from text_generation_server.settings import ACCELERATOR_CHUNK
 
@@ -211,7 +212,16 @@ SUBJECTS = [
         )
         for dtype in CacheDtype
     ),
-    Subject("smollm2-135m, KV cache in int8", SMOLLM2, 8, 8192, {}, LONG, cache_dtype=CacheDtype.INT8),
+    Subject(
+        # Lanes that three heads of 64 leave unused.
+        "smollm2-135m, KV cache in int8",
+        SMOLLM2,
+        8,
+        8192,
+        {"v5e": 1.45, "v6e": 1.45},
+        ("forward 8192", "choose none", "seat"),
+        cache_dtype=CacheDtype.INT8,
+    ),
     Subject(
         "llama-3.1-8b, 32k",
         LLAMA_3_1_8B,
@@ -277,9 +287,7 @@ def most_trips(description: ModelDescription, length: int) -> int:
 def judge(program: LoweredProgram, topology: str, unknown_trips: int) -> Verdict:
     """Compiles one program for one chip of a topology; `unknown_trips`: see `most_trips`."""
     device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
-    order = call_order(program)
-    chip = jax.sharding.SingleDeviceSharding(device)
-    places = Placements(ONE_CHIP, (chip,) * len(program.parameters), (chip,) * len(program.results))
+    order, places = call_order(program), placements(program, mesh_of([device]), ONE_CHIP)
     started = time.perf_counter()
     try:
         lowered = jitted(program, order, places, "tpu").lower(*shapes(program, order, places))

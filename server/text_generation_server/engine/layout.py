@@ -3,11 +3,32 @@
 A TPU pads the last dimension of an array to 128 lanes. Heads of 128 lie as they are, [slots, length, heads, head_dim].
 Smaller ones would take twice their memory, and the compiler would turn the whole cache around for each write
 (docs/performance.md, "Layout of the KV cache"); so there they lie side by side, [slots, length, lanes].
+
+Keys and values in one byte for a number would lie in tiles of 32 positions, into which a TPU cannot write a single one:
+it would copy all of them into other tiles and back in each step. So on one chip they are given tiles of 8, see
+`order_in_tiles`.
 """
 
+from collections.abc import Sequence
 from enum import Enum
 
 LANES = 128
+
+TILES = ((8, LANES), (4, 1))
+"""Of arrays with one byte for a number: 8 rows, of which 4 share the words of a row."""
+
+
+def order_in_tiles(name: str, shape: Sequence[int], item_bytes: float) -> tuple[int, ...] | None:
+    """In which order the dimensions of an array lie in TILES on a TPU, slowest first; None: it is left to the compiler.
+
+    `name`, `shape`: of the array.
+    """
+    if item_bytes != 1 or not name.startswith(("keys.", "values.")):
+        return None
+    if len(shape) == 3:
+        return 0, 1, 2
+    # Heads in fours fill tiles by themselves.
+    return None if shape[2] % 4 == 0 else (0, 2, 1, 3)
 
 
 class CacheLayout(Enum):

@@ -253,7 +253,7 @@ class EngineLoader:
                     .items()
                 }
             state = {
-                name: self.mesh.zeros(spec.shape, spec.dtype, self.sharding.array(name, spec.shape))
+                name: self.mesh.zeros(name, spec.shape, spec.dtype, self.sharding.array(name, spec.shape))
                 for name, spec in shape.cache().items()
             }
             state |= {

@@ -162,15 +162,16 @@ def compile_program(program: LoweredProgram, mesh: DeviceMesh, sharding: Shardin
 def placements(program: LoweredProgram, mesh: DeviceMesh, sharding: Sharding) -> Placements:
     """Where its parameters and results lie."""
 
-    def partition(array: Parameter | Result) -> Any:
+    def place(array: Parameter | Result) -> Any:
         if isinstance(array, Parameter) and array.source != "argument":
-            return WHOLE if array.source == "constant" else sharding.weight(array.name, array.shape)
-        return sharding.array(array.name, array.shape)
+            is_weight = array.source == "weight"
+            return mesh.placed(sharding.weight(array.name, array.shape) if is_weight else WHOLE)
+        return mesh.placed_as(array.name, array.shape, array.dtype, sharding.array(array.name, array.shape))
 
     return Placements(
         sharding,
-        tuple(mesh.placed(partition(parameter)) for parameter in program.parameters),
-        tuple(mesh.placed(partition(result)) for result in program.results),
+        tuple(place(parameter) for parameter in program.parameters),
+        tuple(place(result) for result in program.results),
     )
 
 

@@ -3,14 +3,17 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from jax import monitoring
+from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from numpy.typing import NDArray
 
+from text_generation_server.engine.layout import TILES, order_in_tiles
 from text_generation_server.engine.sharding import AXES, WHOLE, Partition
 from text_generation_server.errors import InvalidSettingError
 from text_generation_server.runtime import host_memory
@@ -80,9 +83,21 @@ class DeviceMesh:
             return jax.device_put(array, placement)
         return jax.make_array_from_callback(array.shape, placement, array.__getitem__)
 
-    def zeros(self, shape: tuple[int, ...], dtype: str, partition: Partition = WHOLE) -> Buffer:
-        """An array of zeros, made on the devices."""
-        return jax.numpy.zeros(shape, dtype, device=self.placed(partition))
+    def placed_as(self, name: str, shape: tuple[int, ...], dtype: str, partition: Partition) -> Any:
+        """The same of an argument or a result of that name, with its layout where that is not left to the compiler."""
+        sharding = self.placed(partition)
+        # For several chips the compiler puts its own tiles in the place of others.
+        if self.platform != "tpu" or self.size > 1:
+            return sharding
+        order = order_in_tiles(name, shape, np.dtype(dtype).itemsize)
+        return sharding if order is None else Format(Layout(order, TILES), sharding)
+
+    def zeros(self, name: str, shape: tuple[int, ...], dtype: str, partition: Partition = WHOLE) -> Buffer:
+        """An argument of that name, of zeros, made on the devices."""
+        placement = self.placed_as(name, shape, dtype, partition)
+        if isinstance(placement, Format):
+            return jax.jit(partial(jax.numpy.zeros, shape, dtype), out_shardings=placement)()
+        return jax.numpy.zeros(shape, dtype, device=placement)
 
     def assemble(
         self,

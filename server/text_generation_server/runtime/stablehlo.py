@@ -70,7 +70,7 @@ class Placements:
 
     Attributes:
         sharding: by name.
-        parameters, results: the jax.sharding.Sharding of each.
+        parameters, results: the jax.sharding.Sharding of each, or a Format with a layout too.
     """
 
     sharding: Sharding
