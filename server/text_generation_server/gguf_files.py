@@ -78,6 +78,8 @@ def cache_directory(environment: Mapping[str, str]) -> Path:
 
 def hub_file(name: str, kind: str, revision: str | None, environment: Mapping[str, str]) -> Path:
     """The one file of a repository that has the kind in its name, downloaded if it is not in the cache."""
+    # The HTTP client of huggingface_hub, which lets its errors through.
+    from httpx2 import HTTPError
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -102,9 +104,9 @@ def hub_file(name: str, kind: str, revision: str | None, environment: Mapping[st
             )
         logger.info("Downloading {} of {}", found[0], name)
         return Path(hf_hub_download(name, found[0], revision=revision, cache_dir=cache))
-    except OSError as error:
+    except (HTTPError, OSError) as error:
         raise UnsupportedModelError(
-            f"{name}:{kind} cannot be downloaded: {str(error).splitlines()[0]}"
+            f"{name}:{kind} is not in the cache and cannot be downloaded: {(str(error).splitlines() or [''])[0]}"
         ) from error
 
 

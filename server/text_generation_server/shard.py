@@ -1,6 +1,5 @@
 """The shard: its parts, how they are put together, and how they end."""
 
-import json
 import os
 import threading
 import time
@@ -14,6 +13,7 @@ from text_generation_server.batching.generator import Generator
 from text_generation_server.engine.contract import Engine, EngineInfo
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.hub import adapter_directory, ignore_hf_transfer, model_directory
+from text_generation_server.model.checkpoint import raw_config
 from text_generation_server.runtime.host_memory import return_freed_memory
 from text_generation_server.settings import Settings
 from text_generation_server.telemetry import log_progress, shortened
@@ -152,10 +152,12 @@ def load_shard(settings: Settings, directory: Path, on_fatal: Callable[[BaseExce
 @contextmanager
 def remote_code_mentioned(directory: Path) -> Iterator[None]:
     """Adds to the error of a model that is not supported that its own code would not be run either."""
+    # Before anything that takes time: a file that cannot be read is refused at once.
+    has_own_code = "auto_map" in raw_config(directory)
     try:
         yield
     except UnsupportedModelError as error:
-        if "auto_map" not in json.loads((directory / "config.json").read_text()):
+        if not has_own_code:
             raise
         raise UnsupportedModelError(
             f"{str(error).rstrip('.')}. Its config.json names code of its own (auto_map), which this server "

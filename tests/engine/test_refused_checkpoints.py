@@ -15,6 +15,7 @@ from support.driver import Driver
 from support.small_tokenizers import byte_level
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.hub import model_directory
+from text_generation_server.lowering.here import LoweringHere
 from text_generation_server.model.architectures import SUPPORTED_MODEL_TYPES
 from text_generation_server.model.configuration import load_config, load_tokenizer
 
@@ -156,6 +157,14 @@ def test_a_config_that_contradicts_itself_or_its_weights_is_refused_in_one_line(
     with pytest.raises(UnsupportedModelError, match=message) as caught:
         engines.loader(checkpoint, batch_size=1, max_length=64)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("lie", ["heads that do not divide", "a rope without its factor"])
+def test_a_lie_of_the_config_is_not_laid_at_the_door_of_the_tokenizer(lie: str, checkpoint: Path) -> None:
+    byte_level().save_pretrained(checkpoint)
+    edit_config(checkpoint, **LIES[lie][0])
+    with pytest.raises(UnsupportedModelError, match=r"^config\.json in "):
+        LoweringHere().read_text(checkpoint)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from text_generation_server.model.configuration import load_tokenizer
 from text_generation_server.model.gguf_conversion import convert
 from wire.small_hub import MODEL, small_hub
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PROMPT = [5, 9, 133, 44, 270]
 
 
@@ -91,6 +93,16 @@ def test_a_gguf_file_on_the_hub_is_chosen_by_its_kind(
     assert (directory / "config.json").is_file()
     # Nobody answers there any more.
     assert model_directory(f"{MODEL}:q8_0", None, cache) == directory
+
+
+def test_a_hub_that_does_not_answer_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UnsupportedModelError, match="is not in the cache and cannot be downloaded") as caught:
+        model_directory(f"{MODEL}:Q8_0", None, {"HUGGINGFACE_HUB_CACHE": str(tmp_path / "cache")})
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

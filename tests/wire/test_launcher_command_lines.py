@@ -173,6 +173,15 @@ def test_a_model_with_code_of_its_own_is_refused_if_its_type_is_not_supported(
     assert "Traceback" not in outcome.stderr
 
 
+def test_a_config_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path) -> None:
+    model = spelling_checkpoint(tmp_path / "model", "UNSUPPORTED")
+    (model / "config.json").write_text("{")
+    outcome = run_to_its_end("serve", str(model), "--uds-path", str(tmp_path / "shard"), "--json-output")
+    assert outcome.returncode == 1
+    assert launcher_records(outcome.stdout)[-1][1].startswith(f"config.json in {model} cannot be read: ")
+    assert "Traceback" not in outcome.stderr
+
+
 def test_a_defect_shows_its_traceback_in_both_places(tmp_path: Path) -> None:
     model = spelling_checkpoint(tmp_path / "model", "CRASH")
     outcome = run_to_its_end("serve", str(model), "--uds-path", str(tmp_path / "shard"), "--json-output")

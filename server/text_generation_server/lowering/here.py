@@ -26,8 +26,10 @@ class LoweringHere:
         self._source, self._placed = source, None
 
     def read_text(self, directory: Path) -> TextFacts:
+        # First: transformers reads it for the tokenizer too, and would blame that one.
+        config = load_config(directory)
         tokenizer = load_tokenizer(directory)
-        ids = eos_token_ids(directory, load_config(directory), tokenizer)
+        ids = eos_token_ids(directory, config, tokenizer)
         return TextFacts(ModelTokenizer.from_transformers(tokenizer).to_json(), tuple(sorted(ids)))
 
     def lower(self, options: ProgramOptions, names: Sequence[str]) -> Iterator[LoweredProgram]:

@@ -13,8 +13,8 @@ from text_generation_server.engine import attention, experts
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.model import own_attention, rotary
 from text_generation_server.model.architectures import is_multimodal
-from text_generation_server.model.checkpoint import first_line
-from text_generation_server.model.configuration import load_config, raw_config
+from text_generation_server.model.checkpoint import first_line, raw_config
+from text_generation_server.model.configuration import load_config
 from text_generation_server.model.description import ModelSource, ModuleFacts
 from text_generation_server.model.experts import ExpertTensors
 from text_generation_server.model.fused import Fused, fused_layer

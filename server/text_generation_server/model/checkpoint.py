@@ -143,6 +143,19 @@ def read_bytes(file: Path, tensor: str, dtype: str) -> NDArray[Any]:
         return np.frombuffer(opened.read(end - start), dtype).reshape(entry["shape"])
 
 
+def raw_config(directory: Path) -> dict[str, Any]:
+    """config.json as it stands there. Raises UnsupportedModelError."""
+    try:
+        read = json.loads((directory / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UnsupportedModelError(
+            f"config.json in {directory} cannot be read: {first_line(error)}"
+        ) from error
+    if not isinstance(read, dict):
+        raise UnsupportedModelError(f"config.json in {directory} holds no object")
+    return read
+
+
 def weight_files(directory: Path) -> list[Path]:
     """The safetensors files that make up the model; UnsupportedModelError without any."""
     index = directory / "model.safetensors.index.json"

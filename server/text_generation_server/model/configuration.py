@@ -1,6 +1,5 @@
 """What is read of a checkpoint beside its weights: configuration, tokenizer, and the tokens that end a text."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from text_generation_server.model.architectures import (
     is_multimodal,
     refusal,
 )
-from text_generation_server.model.checkpoint import first_line
+from text_generation_server.model.checkpoint import first_line, raw_config
 from text_generation_server.model.rotary import rotary_kinds, rotary_lengths
 from text_generation_server.model.text_part import text_config
 
@@ -71,17 +70,6 @@ def load_config(directory: Path) -> Any:
                 f"rotary embedding type {rope_type!r} is not supported. Supported: {', '.join(SUPPORTED_ROPE_TYPES)}"
             )
     return config
-
-
-def raw_config(directory: Path) -> dict[str, Any]:
-    """config.json as it stands there. Raises UnsupportedModelError."""
-    try:
-        read = json.loads((directory / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UnsupportedModelError(f"config.json in {directory} cannot be read: {error}") from error
-    if not isinstance(read, dict):
-        raise UnsupportedModelError(f"config.json in {directory} holds no object")
-    return read
 
 
 def positions(config: Any) -> int:
