@@ -159,6 +159,18 @@ def test_a_config_that_contradicts_itself_or_its_weights_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("model_type", "lie"), [("mpt", {"n_heads": 3}), ("gpt_neox_japanese", {"num_attention_heads": 3})]
+)
+def test_sizes_that_transformers_does_not_check_are_refused_when_the_model_is_first_called(
+    model_type: str, lie: dict[str, Any], tmp_path: Path
+) -> None:
+    save(model_type, tmp_path)
+    edit_config(tmp_path, **lie)
+    with pytest.raises(UnsupportedModelError, match=r"config\.json contradicts itself: .*cannot be called"):
+        engines.loader(tmp_path, batch_size=1, max_length=64)
+
+
 @pytest.mark.parametrize("lie", ["heads that do not divide", "a rope without its factor"])
 def test_a_lie_of_the_config_is_not_laid_at_the_door_of_the_tokenizer(lie: str, checkpoint: Path) -> None:
     byte_level().save_pretrained(checkpoint)

@@ -15,6 +15,7 @@ from text_generation_server.lowering import recording
 from text_generation_server.lowering.lowered import LoweredProgram
 from text_generation_server.lowering.request import ProgramOptions
 from text_generation_server.model.building import BuiltModel
+from text_generation_server.model.checkpoint import first_line
 from text_generation_server.model.configuration import positions
 from text_generation_server.model.description import ModelDescription, ModelSource, WeightSpec
 from text_generation_server.model.experts import ExpertFacts, lay_out
@@ -170,6 +171,11 @@ def probe(model: Any) -> tuple[tuple[tuple[HeadsAndDim, HeadsAndDim], ...], int,
             return shapes, int(logits.shape[-1]), found.layers
     except NotImplementedError as error:
         raise UnsupportedModelError(f"{type(model).__name__} cannot be served: {error}") from error
+    except (RuntimeError, ValueError) as error:
+        # Sizes that do not fit each other, which not every configuration of transformers finds by itself.
+        raise UnsupportedModelError(
+            f"config.json contradicts itself: {type(model).__name__} cannot be called: {first_line(error)}"
+        ) from error
 
 
 def heads_and_dim(written: torch.Tensor) -> HeadsAndDim:
