@@ -171,6 +171,8 @@ def probe(model: Any) -> tuple[tuple[tuple[HeadsAndDim, HeadsAndDim], ...], int,
             return shapes, int(logits.shape[-1]), found.layers
     except NotImplementedError as error:
         raise UnsupportedModelError(f"{type(model).__name__} cannot be served: {error}") from error
+    except UnsupportedModelError:
+        raise
     except (RuntimeError, ValueError) as error:
         # Sizes that do not fit each other, which not every configuration of transformers finds by itself.
         raise UnsupportedModelError(
