@@ -20,6 +20,7 @@ from text_generation_server.engine.contract import Prefix
 from text_generation_server.engine.engine import StaticBatchEngine
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.loading.engine import EngineLoader
+from tpu_tgi.parameters.model import Checkpoint
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -128,7 +129,7 @@ def test_the_need_counts_the_bytes_that_are_allocated(loaded: Loaded) -> None:
     assert parts == {held.nbytes for held in cache}
 
 
-def test_of_half_the_bytes_nearly_twice_the_slots_fit(tmp_path: Path) -> None:
+def test_of_half_the_bytes_nearly_twice_the_slots_fit_and_a_dry_run_says_so(tmp_path: Path) -> None:
     directory = save("llama", tmp_path, head_dim=128, num_hidden_layers=1)
     options = {"batch_size": 1, "max_length": LENGTH, "dtype": "bfloat16", "skip_warmup": True}
     plain, fp8, int8 = (
@@ -136,6 +137,12 @@ def test_of_half_the_bytes_nearly_twice_the_slots_fit(tmp_path: Path) -> None:
         for dtype in (None, CacheDtype.FP8_E4M3FN, CacheDtype.INT8)
     )
     assert (fp8.position, int8.position) == (plain.position // 2, plain.position * 130 // 256)
+    checkpoint = Checkpoint.find(str(directory), None, {})
+    assert checkpoint is not None
+    for dtype, loaded in ((CacheDtype.FP8_E4M3FN, fp8), (CacheDtype.INT8, int8)):
+        need = checkpoint.need("bfloat16", 128, cache_dtype=dtype)
+        assert need is not None
+        assert need.position == loaded.position
     memory = plain.total(100, 4096) * 2
     assert fp8.largest_batch(memory, 4096) >= 1.95 * plain.largest_batch(memory, 4096)
     assert int8.largest_batch(memory, 4096) >= 1.9 * plain.largest_batch(memory, 4096)
