@@ -335,6 +335,21 @@ def test_each_slot_has_its_own_number_of_drafts_and_each_gets_a_token(engine: En
     assert (ids(chosen, 0), ids(chosen, 1)) == (expected[1:5], another[3:4])
 
 
+def test_each_place_of_a_verification_has_its_own_allowed_tokens(engine: Engine) -> None:
+    first, second, third = 11, 12, 13
+    everything = np.full_like(only(engine, 0), -1)
+    masks = [np.stack([only(engine, token), everything]) for token in (first, second, third)]
+    other = alone(engine, 2)
+    prefill(engine, 0, PROMPT)
+    prefill(engine, 1, PROMPT)
+    chosen = engine.verify({0: [first, second]}, masks).read()
+    assert (ids(chosen, 0), ids(chosen, 1)) == ([first, second, third], other[:1])
+    # A draft that its place does not allow is not chosen, and places without masks allow all.
+    chosen = engine.verify({0: [first, second], 1: other[1:]}, masks[2:]).read()
+    assert ids(chosen, 0) == [third]
+    assert ids(chosen, 1)[0] == other[1]
+
+
 def test_plain_steps_may_follow_a_verification_before_it_is_read(engine: Engine) -> None:
     expected = alone(engine, 6)
     prefill(engine, 0, PROMPT)

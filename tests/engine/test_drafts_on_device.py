@@ -1,6 +1,5 @@
 """Speculation on a tiny model: whatever the drafts, each request gets the tokens that it gets without."""
 
-import dataclasses
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,6 @@ from text_generation_server.runtime.mesh import compilations
 from text_generation_server.text.tokenizer import ModelTokenizer
 
 from . import test_every_feature_at_random as every_feature
-from .test_every_feature_at_random import random_request
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -55,12 +53,6 @@ class Oracle(Drafts):
     def propose(self, count: int) -> list[int]:
         known = self._answer[self._place :][: self._chance.randint(0, count)]
         return [(token + 1) % 100 if self._chance.random() < 0.15 else token for token in known]
-
-
-def request_mostly_without_grammar(chance: random.Random, request_id: int) -> GenerationRequest:
-    """While there is one, nothing is drafted for anybody."""
-    request = random_request(chance, request_id)
-    return request if chance.random() < 0.1 else dataclasses.replace(request, grammar=None)
 
 
 def answer_without(engine: StaticBatchEngine, request: GenerationRequest) -> list[Generation]:
@@ -122,7 +114,6 @@ def test_answers_are_the_same_with_and_without_drafts(
 
     monkeypatch.setattr(Speculation, "price", 0.0)
     monkeypatch.setattr(every_feature, "Generator", OracularGenerator)
-    monkeypatch.setattr(every_feature, "random_request", request_mostly_without_grammar)
     compiled = compilations()
     clients = every_feature.serve_at_random(speculative, random.Random(21), REQUESTS[chips])
     for client in clients:

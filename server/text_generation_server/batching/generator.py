@@ -21,7 +21,7 @@ from text_generation_server.batching.steps_in_flight import PieceInFlight, Steps
 from text_generation_server.engine.contract import MAX_RANKED, Engine
 from text_generation_server.errors import InvalidRequestError, UnknownBatchError, quoted, require
 from text_generation_server.grammar.constraint import Constraint, wait_for_all, wait_for_one
-from text_generation_server.grammar.masks import masks_of_step
+from text_generation_server.grammar.masks import masks_of_drafts, masks_of_step
 from text_generation_server.grammar.pool import CompilationPool
 from text_generation_server.grammar.vocabulary import Vocabulary
 from text_generation_server.text.prompt import PromptEncoder
@@ -43,7 +43,7 @@ class Generator:
     one runs, one step is started ahead and its model runs, but it chooses only after the step before was read.
 
     A step may verify drafts, see `Speculation`. These follow from the last token, so no step is in flight when it is
-    started, and none is started before it was read.
+    started, and none is started before it was read. With a grammar, the masks behind each draft are made before it.
 
     Prompts are computed in pieces. Each call takes one along: so running requests go on while a long prompt is on its
     way, and a request whose prompt is not complete is left out of the answer.
@@ -238,10 +238,13 @@ class Generator:
             drafts = self._speculation.drafts(owners)
             if drafts and self._in_flight.steps:
                 return
+            if drafts:
+                self._verify(drafts, owners, clock)
+                continue
+            started = time.monotonic()
             with clock.forward():
-                pending = self._engine.verify(drafts) if drafts else self._engine.start_step().choose()
-            drafted = {slot: len(tokens) for slot, tokens in drafts.items()}
-            self._in_flight.add_step(pending, owners, drafted if drafts else None)
+                pending = self._engine.start_step().choose()
+            self._in_flight.add_step(pending, owners, started)
 
     def _needs_masks(self) -> bool:
         owners = self._slots.owners().values()
@@ -277,10 +280,23 @@ class Generator:
                 self._release(owner)
 
     def _start_with_masks(self, clock: Clock) -> None:
-        """Starts a step; while its model runs, reads all that is in flight and makes the masks."""
+        """Starts a step; while its model runs, reads all that is in flight and makes the masks.
+
+        If a step with drafts would pay, all is read before.
+        """
+        was_verifying = self._in_flight.ends_with_drafts
         self._prompts.extend(clock)
         owners = self._owners_of_next_step()
-        step = None
+        if was_verifying or self._speculation.drafts(owners):
+            while len(self._in_flight):
+                self._read_next(clock)
+            self._release_ended()
+            owners = self._owners_of_next_step()
+            drafts = self._speculation.drafts(owners)
+            if drafts:
+                self._verify(drafts, owners, clock)
+                return
+        step, started = None, time.monotonic()
         if owners:
             with clock.forward():
                 step = self._engine.start_step()
@@ -296,7 +312,19 @@ class Generator:
             pending = step.choose(masks)
         running = {slot: owner for slot, owner in running.items() if owner.state is State.RUNNING}
         if running:
-            self._in_flight.add_step(pending, running)
+            self._in_flight.add_step(pending, running, started)
+
+    def _verify(self, drafts: dict[int, list[int]], owners: dict[int, RequestState], clock: Clock) -> None:
+        """Starts a step with drafts; nothing may be in flight that chooses tokens for their owners."""
+        constraints = {slot: owner.constraint for slot, owner in owners.items()}
+        started = time.monotonic()
+        kept, masks = masks_of_drafts(constraints, drafts, self._info.batch_size)
+        with clock.forward():
+            pending = self._engine.verify(kept, masks)
+        drafted = {slot: len(tokens) for slot, tokens in kept.items()}
+        running = {slot: owner for slot, owner in owners.items() if owner.state is State.RUNNING}
+        if running:
+            self._in_flight.add_step(pending, running, started, drafted)
 
     def _read_next(self, clock: Clock) -> bool:
         """Reads the oldest program in flight and takes its tokens in; True if it was a step."""

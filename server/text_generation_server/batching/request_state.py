@@ -140,7 +140,8 @@ class RequestState:
             return []
         left = self.request.max_new_tokens - len(self._generated)
         room = max_length - len(self.prompt_ids) - len(self._generated)
-        return self._drafts.propose(max(0, min(most, left - 1, room - 1)))
+        proposed = self._drafts.propose(max(0, min(most, left - 1, room - 1)))
+        return proposed if self.constraint is None else proposed[: self.constraint.agrees_with(proposed)]
 
     def expected(self, count: int) -> float:
         """How many of so many proposed tokens are likely to be chosen."""

@@ -1,6 +1,5 @@
 """The programs that were started and not read, oldest first: pieces of prompts, and decode steps."""
 
-import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ class StepInFlight:
 
     Attributes:
         owners: by slot, those for whom it chooses a token, or several.
-        started: seconds, see `time.monotonic`.
+        started: when its model was, in seconds, see `time.monotonic`.
         drafted: by slot, the number of drafts; None: it is a plain step.
     """
 
@@ -68,12 +67,12 @@ class StepsInFlight:
         return isinstance(newest, StepInFlight) and newest.drafted is not None
 
     def add_step(
-        self, pending: PendingOutput, owners: Owners, drafted: Mapping[int, int] | None = None
+        self, pending: PendingOutput, owners: Owners, started: float, drafted: Mapping[int, int] | None = None
     ) -> None:
-        """Takes in a step that was just started; `drafted` as in `StepInFlight`."""
+        """Takes in a step that was started; `started` and `drafted` as in `StepInFlight`."""
         for owner in owners.values():
             owner.in_flight += 1
-        self._queue.append(StepInFlight(pending, owners, time.monotonic(), drafted))
+        self._queue.append(StepInFlight(pending, owners, started, drafted))
 
     def add_piece(self, pending: PendingPiece, owners: Owners) -> None:
         """Takes in a piece that was just started."""

@@ -244,11 +244,15 @@ class Engine(Protocol):
         """
         ...
 
-    def verify(self, drafts: Mapping[int, Sequence[int]]) -> PendingOutput:
+    def verify(
+        self, drafts: Mapping[int, Sequence[int]], allowed: Sequence[AllowedTokens] = ()
+    ) -> PendingOutput:
         """Starts one step for all slots that goes on, for each slot, as long as it chooses the slot's drafts.
 
         Args:
             drafts: by slot, what may be chosen next; up to `info.drafts` tokens, and none for slots that are left out.
+            allowed: what each slot may choose after its last token, after its first draft, and so on; places that are
+                left out allow all.
 
         Each slot gets the tokens that as many plain steps would have chosen: those of its drafts that are chosen, and
         one more. Whatever the drafts are, none of these tokens changes.

@@ -216,8 +216,7 @@ class StaticBatchEngine:
         """The second half of a step, see `ModelStep`."""
         self._unchosen = None
         if allowed is not None:
-            inputs = {"logits": logits, "allowed": self._device.send(allowed)}
-            logits = self._run("constrain", inputs)["constrained"]
+            logits = self._constrained(logits, allowed)
         # A slot may have been released since the step was started.
         processing = max((slot.processing for slot in self._live.values()), default=Processing.NONE)
         results = self._run(f"choose {processing.name.lower()}", {"logits": logits})
@@ -232,7 +231,9 @@ class StaticBatchEngine:
         self._last = pending
         return pending
 
-    def verify(self, drafts: Mapping[int, Sequence[int]]) -> PendingOutput:
+    def verify(
+        self, drafts: Mapping[int, Sequence[int]], allowed: Sequence[AllowedTokens] = ()
+    ) -> PendingOutput:
         self._require_chosen()
         if not self._live:
             raise RuntimeError("No slot is live: there is nothing to decode.")
@@ -243,6 +244,8 @@ class StaticBatchEngine:
         inputs = {name: self._device.send(array) for name, array in draft_arrays(drafts, self._info).items()}
         length = self._length_for(max(each.position + steps[slot] - 1 for slot, each in live.items()))
         results = self._run(f"verify {length}", {"drafts": inputs["drafts"]})
+        for place, masks in enumerate(allowed):
+            results[f"logits.{place}"] = self._constrained(results[f"logits.{place}"], masks)
         processing = max(each.processing for each in live.values())
         results = self._run(f"accept {processing.name.lower()}", results | inputs)
         wants = {slot: each.ranked for slot, each in live.items()}
@@ -282,6 +285,11 @@ class StaticBatchEngine:
             memory_used=used,
             memory_limit=limit,
         )
+
+    def _constrained(self, logits: Buffer, allowed: AllowedTokens) -> Buffer:
+        return self._run("constrain", {"logits": logits, "allowed": self._device.send(allowed)})[
+            "constrained"
+        ]
 
     def _length_for(self, furthest: int) -> int:
         """The part of the cache that a step has to read, if this is the last position that it needs."""

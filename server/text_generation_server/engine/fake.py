@@ -128,8 +128,8 @@ class FakeEngine:
     """A deterministic engine in plain Python.
 
     Attributes:
-        calls: how often each method was called; "decode" counts the steps that were started, "masked decode" those
-            in which not all tokens were allowed, "read" the outcomes that were read.
+        calls: how often each method was called; "decode" counts the steps that were started, "masked decode" and
+            "masked verify" those in which not all tokens were allowed, "read" the outcomes that were read.
         fills: the arguments of all fills, oldest first.
         drafts: those of all verifications, oldest first.
         timeline: what was asked of the engine, oldest first: "extend 0" (the slots), "start 1", "choose 1",
@@ -286,7 +286,9 @@ class FakeEngine:
         self.timeline.append(f"start {number}")
         return FakeStartedStep(lambda allowed: self._choose(number, allowed))
 
-    def verify(self, drafts: Mapping[int, Sequence[int]]) -> FakePendingOutput:
+    def verify(
+        self, drafts: Mapping[int, Sequence[int]], allowed: Sequence[AllowedTokens] = ()
+    ) -> FakePendingOutput:
         """As the contract says, and what `start_step` raises."""
         self._called("verify")
         self._check_step()
@@ -296,12 +298,15 @@ class FakeEngine:
         self.timeline.append(number)
         pending = self._pending("decode", number)
         chosen: dict[int, list[ChosenToken]] = {}
+        self.calls["masked verify"] += bool(allowed)
         for slot in self._histories:
-            chosen[slot] = [self._chosen(slot, None, pending)]
-            for draft in drafts.get(slot, ()):
+            masks = [each[slot] for each in allowed]
+            chosen[slot] = [self._chosen(slot, masks[0] if masks else None, pending)]
+            for place, draft in enumerate(drafts.get(slot, ()), start=1):
                 if chosen[slot][-1].token_id != draft:
                     break
-                chosen[slot].append(self._chosen(slot, None, pending))
+                mask = masks[place] if place < len(masks) else None
+                chosen[slot].append(self._chosen(slot, mask, pending))
         pending.chosen = chosen
         return pending
 

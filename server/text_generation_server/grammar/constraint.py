@@ -1,7 +1,7 @@
 """What holds one request's output to its grammar, from the compilation to the last token."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 from loguru import logger
@@ -72,6 +72,14 @@ class Constraint:
         except DeadEndError as error:
             self._failure = f"The output cannot follow its `grammar`: {error}"
             return None
+
+    def agrees_with(self, token_ids: Sequence[int]) -> int:
+        """How many of these tokens may come next, in their order."""
+        return self._ready_matcher().agrees_with(token_ids)
+
+    def ahead(self, token_ids: Sequence[int]) -> list[PackedMask]:
+        """What may come behind each of these tokens, see `Matcher.ahead`; nothing is taken in."""
+        return self._ready_matcher().ahead(token_ids)
 
     def _ready_matcher(self) -> Matcher:
         matcher = self._matcher_if_ready()

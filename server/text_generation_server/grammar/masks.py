@@ -1,6 +1,6 @@
 """The masks of a step, for all slots together."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,3 +26,28 @@ def masks_of_step(constraints: Mapping[int, Constraint | None], batch_size: int)
         if allowed is not None:
             masks[slot] = allowed
     return masks
+
+
+def masks_of_drafts(
+    constraints: Mapping[int, Constraint | None], drafts: Mapping[int, Sequence[int]], batch_size: int
+) -> tuple[dict[int, Sequence[int]], list[NDArray[np.int32]]]:
+    """The drafts that their slots' grammars allow, and the masks of each place: after the last token, after the first
+    draft, and so on; none without a constraint.
+
+    A slot whose constraint fails, which its `failure` tells, has no drafts left.
+    """
+    kept = dict(drafts)
+    first = masks_of_step(constraints, batch_size)
+    if first is None:
+        return kept, []
+    masks = [first]
+    for slot, constraint in constraints.items():
+        if constraint is None or slot not in kept:
+            continue
+        ahead = [] if constraint.failure is not None else constraint.ahead(kept[slot])
+        kept[slot] = kept[slot][: len(ahead)]
+        for place, mask in enumerate(ahead, start=1):
+            if place == len(masks):
+                masks.append(np.full_like(first, EVERYTHING))
+            masks[place][slot] = mask
+    return kept, masks

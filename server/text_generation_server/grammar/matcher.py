@@ -1,5 +1,6 @@
 """One request's way through its grammar."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from text_generation_server.grammar.compilation import CompiledGrammar, new_matcher, reason
@@ -31,29 +32,47 @@ class Matcher:
         if not self._state.consume_token(token_id):
             self._try_alone()
 
+    def agrees_with(self, token_ids: Sequence[int]) -> int:
+        """How many of these tokens the grammar allows next, in their order."""
+        return self._state.validate_tokens(list(token_ids))
+
+    def ahead(self, token_ids: Sequence[int]) -> list[PackedMask]:
+        """What may come behind each of these tokens, in their order; the output stays where it is.
+
+        It ends before the first one that the grammar does not allow, or behind which nothing comes.
+        """
+        state, masks = self._state.deep_copy(), list[PackedMask]()
+        for token_id in token_ids:
+            if state.validate_tokens([token_id]) != 1 or not state.consume_token(token_id):
+                break
+            mask = self._mask(state)
+            if state.is_error() or not mask.any():
+                break
+            masks.append(mask)
+        return masks
+
     def allowed(self) -> PackedMask:
         """The tokens that may come next; the end of the sequence exactly where the output is complete.
 
         Raises DeadEndError if there is none, or if finding them exceeds a limit.
         """
-        mask = self._mask()
+        mask = self._mask(self._state)
         if self._state.is_error():
             self._try_alone()
-            mask = self._mask()
+            mask = self._mask(self._state)
         if self._state.is_error():
             raise DeadEndError(reason(self._state.get_error()))
-        eos = self._vocabulary.eos
-        mask = mask | eos if self._state.is_accepting() else mask & ~eos
-        mask &= self._vocabulary.known
         if not mask.any():
             raise DeadEndError("no token of the model can go on here")
         return mask
 
-    def _mask(self) -> PackedMask:
+    def _mask(self, state: "llguidance.LLMatcher") -> PackedMask:
+        """What may come there; it means nothing if that is an error now."""
         if not self._is_alone:
             self._compiled.masks += 1
-        words = np.frombuffer(self._state.compute_bitmask(), dtype=np.int32)
-        return words[: self._vocabulary.words]
+        words = np.frombuffer(state.compute_bitmask(), dtype=np.int32)
+        mask, eos = words[: self._vocabulary.words], self._vocabulary.eos
+        return (mask | eos if state.is_accepting() else mask & ~eos) & self._vocabulary.known
 
     def _try_alone(self) -> None:
         """Makes the automaton anew: states count for all outputs of a grammar together, and another may have made them.
