@@ -10,7 +10,6 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from support import engines
-from text_generation_server.engine.contract import WarmupProgress
 from text_generation_server.engine.engine import StaticBatchEngine
 from text_generation_server.model.configuration import eos_token_ids, load_config, load_tokenizer
 from tpu_tgi import demo_model
@@ -34,15 +33,8 @@ def model_directory() -> Path:
 
 
 @pytest.fixture(scope="session")
-def warm_up_steps() -> list[WarmupProgress]:
-    """Filled by the `loaded` fixture."""
-    return []
-
-
-@pytest.fixture(scope="session")
-def warmed_up(model_directory: Path, warm_up_steps: list[WarmupProgress]) -> LoadedEngine:
-    engine = engines.loader(model_directory, batch_size=4, max_length=512).load()
-    engine.warm_up(warm_up_steps.append)
+def warmed_up(model_directory: Path) -> LoadedEngine:
+    engine = engines.engine(model_directory, batch_size=4, max_length=512)
     tokenizer = load_tokenizer(model_directory)
     ids = eos_token_ids(model_directory, load_config(model_directory), tokenizer)
     return LoadedEngine(engine, tokenizer, ids)
