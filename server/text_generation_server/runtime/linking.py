@@ -36,7 +36,7 @@ def link(module: Any, chips: int) -> None:
     """
     dtypes = {str(mlir.dtype_to_ir_type(np.dtype(name))): np.dtype(name) for name in DTYPES}
     lowered: dict[tuple[Any, ...], str] = {}
-    functions: dict[tuple[Any, ...], str] = {}
+    functions: dict[tuple[Any, ...], tuple[str, list[Any]]] = {}
     added = 0
     for operation in list(operations(module.body)):
         if operation.name in SAME_ELEMENTS:
@@ -51,35 +51,38 @@ def link(module: Any, chips: int) -> None:
         key = (target, options, *types)
         if key not in lowered:
             arguments = [
-                jax.ShapeDtypeStruct(tuple(kind.shape), dtypes[str(kind.element_type)])
-                for kind in (ir.RankedTensorType(operand.type) for operand in operation.operands)
+                jax.ShapeDtypeStruct(tuple(array.shape), dtypes[str(array.element_type)])
+                for array in (ir.RankedTensorType(operand.type) for operand in operation.operands)
             ]
-            name = target.removeprefix(KERNEL)
-            known = {"chips": chips} if name in OF_CHIPS else {}
-            kernel = partial(KERNELS[name], **json.loads(options), **known)
+            kind = target.removeprefix(KERNEL)
+            known = {"chips": chips} if kind in OF_CHIPS else {}
+            kernel = partial(KERNELS[kind], **json.loads(options), **known)
             jitted = jax.jit(kernel, keep_unused=True).lower(*arguments)
             lowered[key] = str(jitted.compiler_ir("stablehlo"))
         if key not in functions or chips > 1:
             functions[key] = add_function(module, f"{target}.{added}", lowered[key])
             added += 1
+        name, results = functions[key]
         with ir.InsertionPoint(operation), operation.location:
-            call = func.CallOp(
-                results_of(lowered[key]),
-                ir.FlatSymbolRefAttr.get(functions[key]),
-                list(operation.operands),
-            )
+            call = func.CallOp(results, ir.FlatSymbolRefAttr.get(name), list(operation.operands))
         for old, new in zip(operation.results, call.operation.results, strict=True):
             old.replace_all_uses_with(new)
         operation.erase()
 
 
-def add_function(module: Any, name: str, lowered: str) -> str:
-    """Adds what JAX made of a kernel, and the functions that it calls, under names that begin with `name`."""
+def add_function(module: Any, name: str, lowered: str) -> tuple[str, list[Any]]:
+    """Adds what JAX made of a kernel, and the functions that it calls, under names that begin with `name`.
+
+    Returns the name of the kernel's function, and the types that it returns.
+    """
     # It owns the functions until they are moved: without a name it would be gone before.
     parsed = ir.Module.parse(lowered)
     added = list(parsed.body.operations)
     names = {symbol(function, "sym_name"): f"{name}.{symbol(function, 'sym_name')}" for function in added}
+    results: list[Any] = []
     for function in added:
+        if symbol(function, "sym_name") == "main":
+            results = ir.FunctionType(ir.TypeAttr(function.attributes["function_type"]).value).results
         function.attributes["sym_name"] = ir.StringAttr.get(names[symbol(function, "sym_name")])
         function.attributes["sym_visibility"] = ir.StringAttr.get("private")
         for block in function.regions[0].blocks:
@@ -88,7 +91,7 @@ def add_function(module: Any, name: str, lowered: str) -> str:
                     callee = ir.FlatSymbolRefAttr(inner.attributes["callee"]).value
                     inner.attributes["callee"] = ir.FlatSymbolRefAttr.get(names[callee])
         module.body.append(function)
-    return names["main"]
+    return names["main"], results
 
 
 SAME_ELEMENTS = ("stablehlo.slice", "stablehlo.gather", "stablehlo.reshape", "stablehlo.transpose")
@@ -100,14 +103,6 @@ def follow(operation: Any) -> None:
     (result,) = operation.results
     element = ir.RankedTensorType(operation.operands[0].type).element_type
     result.set_type(ir.RankedTensorType.get(ir.RankedTensorType(result.type).shape, element))
-
-
-def results_of(lowered: str) -> list[Any]:
-    """The types that a kernel's function returns."""
-    for function in ir.Module.parse(lowered).body.operations:
-        if symbol(function, "sym_name") == "main":
-            return list(ir.FunctionType(ir.TypeAttr(function.attributes["function_type"]).value).results)
-    raise KeyError("main")
 
 
 def symbol(operation: Any, attribute: str) -> str:
