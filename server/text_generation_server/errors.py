@@ -6,6 +6,9 @@ LONGEST_QUOTE = 200
 LONGEST_MESSAGE = 1000
 """Characters of what is said of a request. What a client sent is quoted in it, and may be as long as it likes."""
 
+LONGEST_REASON = 500
+"""Characters of what another library says, where a message repeats it."""
+
 
 def cut(message: str) -> str:
     """The beginning of a message that is too long, and how much is left out."""
@@ -51,3 +54,9 @@ def quoted(text: str) -> str:
     if len(text) <= LONGEST_QUOTE:
         return text
     return f"{text[:LONGEST_QUOTE]}... ({len(text)} characters)"
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, for one line of log; its name if it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines)[:LONGEST_REASON] if lines else type(error).__name__

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.errors import UnsupportedModelError, one_line
 
 ON_THE_HUB = re.compile(r"^([\w.-]+/[\w.-]+):(\w+)$")
 """A model of the hub and the kind of its file, as in "bartowski/Llama-3.2-1B-Instruct-GGUF:Q8_0"."""
@@ -106,7 +106,7 @@ def hub_file(name: str, kind: str, revision: str | None, environment: Mapping[st
         return Path(hf_hub_download(name, found[0], revision=revision, cache_dir=cache))
     except (HTTPError, OSError) as error:
         raise UnsupportedModelError(
-            f"{name}:{kind} is not in the cache and cannot be downloaded: {(str(error).splitlines() or [''])[0]}"
+            f"{name}:{kind} is not in the cache and cannot be downloaded: {one_line(error)}"
         ) from error
 
 

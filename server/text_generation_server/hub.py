@@ -9,7 +9,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.errors import UnsupportedModelError, one_line
 from text_generation_server.gguf_files import gguf_directory, names_gguf
 
 WANTED = ("*.json", "*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jinja")
@@ -207,12 +207,8 @@ def download(model_id: str, revision: str | None, cache: str | None) -> Path:
         ) from error
     except (HTTPError, XetDownloadError, OSError) as error:
         raise UnsupportedModelError(
-            f"{where} is not complete in the cache and cannot be downloaded: {first_line(error)}"
+            f"{where} is not complete in the cache and cannot be downloaded: {one_line(error)}"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def ignore_hf_transfer() -> None:

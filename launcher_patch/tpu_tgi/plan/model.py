@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from text_generation_server.errors import InvalidSettingError, UnsupportedModelError
-from text_generation_server.model.checkpoint import HEADS, Checkpoint, TensorHeaders, first_line
+from text_generation_server.errors import InvalidSettingError, UnsupportedModelError, one_line
+from text_generation_server.model.checkpoint import HEADS, Checkpoint, TensorHeaders
 from text_generation_server.model.description import ModelSource
 from text_generation_server.model.quantisation.choice import scheme_to_make
 from text_generation_server.model.quantisation.stored import stored_layers
@@ -31,7 +31,7 @@ def headers_of(model_id: str, revision: str | None) -> TensorHeaders:
         files = get_safetensors_metadata(model_id, revision=revision).files_metadata.values()
     except (HfHubHTTPError, HFValidationError, NotASafetensorsRepoError, OSError) as error:
         raise InvalidSettingError(
-            f"{model_id} is no directory here, and cannot be read from the hub: {first_line(error)}"
+            f"{model_id} is no directory here, and cannot be read from the hub: {one_line(error)}"
         ) from error
     tensors = {name: tensor for file in files for name, tensor in file.tensors.items()}
     return TensorHeaders(

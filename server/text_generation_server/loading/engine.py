@@ -19,7 +19,7 @@ from text_generation_server.engine.contract import EngineInfo, WarmupProgress
 from text_generation_server.engine.engine import StaticBatchEngine
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.state import BatchShape, initial_rows
-from text_generation_server.errors import InvalidSettingError, UnsupportedModelError
+from text_generation_server.errors import InvalidSettingError, UnsupportedModelError, one_line
 from text_generation_server.loading.chips import ModelArrays, check_slots
 from text_generation_server.loading.keys import code_key, model_key, text_key
 from text_generation_server.loading.layers import LayerReader
@@ -28,7 +28,7 @@ from text_generation_server.lowering.process import LoweringProcess
 from text_generation_server.lowering.request import Lowering, ProgramOptions
 from text_generation_server.model.adapters.reading import read_adapter
 from text_generation_server.model.adapters.stacking import check_fit, ranks, stack_adapters
-from text_generation_server.model.checkpoint import Checkpoint, first_line
+from text_generation_server.model.checkpoint import Checkpoint
 from text_generation_server.model.description import ModelDescription, ModelSource, TextFacts
 from text_generation_server.model.memory import LARGEST_BATCH, MemoryNeed
 from text_generation_server.model.quantisation.choice import scheme_to_make
@@ -262,7 +262,7 @@ class EngineLoader:
             }
         except (RuntimeError, MemoryError) as error:
             raise InvalidSettingError(
-                f"{need.refusal(free, batch_size, length)}: {first_line(error)}"
+                f"{need.refusal(free, batch_size, length)}: {one_line(error)}"
             ) from error
         for executable in executables.values():
             executable.bind(weights)

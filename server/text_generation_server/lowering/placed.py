@@ -10,12 +10,11 @@ from torch import nn
 from text_generation_server.engine import attention, catalogue
 from text_generation_server.engine.cache import probing_cache
 from text_generation_server.engine.state import HeadsAndDim
-from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.errors import UnsupportedModelError, one_line
 from text_generation_server.lowering import recording
 from text_generation_server.lowering.lowered import LoweredProgram
 from text_generation_server.lowering.request import ProgramOptions
 from text_generation_server.model.building import BuiltModel
-from text_generation_server.model.checkpoint import first_line
 from text_generation_server.model.configuration import positions
 from text_generation_server.model.description import ModelDescription, ModelSource, WeightSpec
 from text_generation_server.model.experts import ExpertFacts, lay_out
@@ -176,7 +175,7 @@ def probe(model: Any) -> tuple[tuple[tuple[HeadsAndDim, HeadsAndDim], ...], int,
     except (RuntimeError, ValueError) as error:
         # Sizes that do not fit each other, which not every configuration of transformers finds by itself.
         raise UnsupportedModelError(
-            f"config.json contradicts itself: {type(model).__name__} cannot be called: {first_line(error)}"
+            f"config.json contradicts itself: {type(model).__name__} cannot be called: {one_line(error)}"
         ) from error
 
 

@@ -10,10 +10,10 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from text_generation_server.engine import attention, experts
-from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.errors import UnsupportedModelError, one_line
 from text_generation_server.model import own_attention, rotary
 from text_generation_server.model.architectures import is_multimodal
-from text_generation_server.model.checkpoint import first_line, raw_config
+from text_generation_server.model.checkpoint import raw_config
 from text_generation_server.model.configuration import load_config
 from text_generation_server.model.description import ModelSource, ModuleFacts
 from text_generation_server.model.experts import ExpertTensors
@@ -95,7 +95,7 @@ def empty_model(config: Any, source: ModelSource) -> Any:
     except Exception as error:
         # Each model takes its configuration at its word, and fails in its own way.
         raise UnsupportedModelError(
-            f"config.json in {source.directory} makes no model: {type(error).__name__}: {first_line(error)}"
+            f"config.json in {source.directory} makes no model: {type(error).__name__}: {one_line(error)}"
         ) from error
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.errors import UnsupportedModelError, one_line
 
 NUMBERS = ("F64", "F32", "F16", "BF16")
 """What a weight may be stored as, in the words of safetensors."""
@@ -91,7 +91,7 @@ class Checkpoint(TensorHeaders):
             return not np.array_equal(tensors.read(head), tensors.read(embedding))
 
     def _unreadable(self, error: Exception) -> UnsupportedModelError:
-        return UnsupportedModelError(f"the weights in {self.directory} cannot be loaded: {first_line(error)}")
+        return UnsupportedModelError(f"the weights in {self.directory} cannot be loaded: {one_line(error)}")
 
 
 class OpenCheckpoint:
@@ -149,7 +149,7 @@ def raw_config(directory: Path) -> dict[str, Any]:
         read = json.loads((directory / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise UnsupportedModelError(
-            f"config.json in {directory} cannot be read: {first_line(error)}"
+            f"config.json in {directory} cannot be read: {one_line(error)}"
         ) from error
     if not isinstance(read, dict):
         raise UnsupportedModelError(f"config.json in {directory} holds no object")
@@ -171,9 +171,3 @@ def weight_files(directory: Path) -> list[Path]:
     if not files:
         raise UnsupportedModelError(f"{directory} has no weights as *.safetensors")
     return files
-
-
-def first_line(error: Exception) -> str:
-    """Enough of an error for one line of log."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines)[:500] if lines else type(error).__name__

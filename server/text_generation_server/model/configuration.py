@@ -5,13 +5,13 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.errors import UnsupportedModelError, one_line
 from text_generation_server.model.architectures import (
     SUPPORTED_MODEL_TYPES,
     is_multimodal,
     refusal,
 )
-from text_generation_server.model.checkpoint import first_line, raw_config
+from text_generation_server.model.checkpoint import raw_config
 from text_generation_server.model.rotary import rotary_kinds, rotary_lengths
 from text_generation_server.model.text_part import text_config
 
@@ -43,7 +43,7 @@ def load_config(directory: Path) -> Any:
     except Exception as error:
         # Each configuration checks itself in its own way.
         raise UnsupportedModelError(
-            f"config.json in {directory} contradicts itself: {first_line(error)}"
+            f"config.json in {directory} contradicts itself: {one_line(error)}"
         ) from error
     if is_multimodal(config.model_type):
         config = text_config(config)
@@ -96,7 +96,7 @@ def load_tokenizer(directory: Path) -> Any:
     except Exception as error:
         # As with weights: many kinds of errors, one meaning.
         raise UnsupportedModelError(
-            f"the tokenizer in {directory} cannot be loaded: {first_line(error)}"
+            f"the tokenizer in {directory} cannot be loaded: {one_line(error)}"
         ) from error
     if not tokenizer.is_fast:
         raise UnsupportedModelError(

@@ -24,9 +24,8 @@ from transformers.modeling_gguf_pytorch_utils import (
     read_field,
 )
 
-from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.errors import UnsupportedModelError, one_line
 from text_generation_server.model.architectures import SUPPORTED_MODEL_TYPES, refusal
-from text_generation_server.model.checkpoint import first_line
 
 NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """Dtypes in the words of safetensors."""
@@ -51,7 +50,7 @@ def convert(file: Path, destination: Path) -> None:
         raise
     except Exception as error:
         # The reader of transformers fails in many ways.
-        raise UnsupportedModelError(f"{file} cannot be read: {first_line(error)}") from error
+        raise UnsupportedModelError(f"{file} cannot be read: {one_line(error)}") from error
     settings = {key: value for key, value in config.to_dict().items() if key != "quantization_config"}
     settings["architectures"] = [type(model).__name__]
     (destination / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
