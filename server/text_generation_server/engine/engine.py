@@ -372,7 +372,7 @@ class StaticBatchEngine:
         if self._last is None:
             return
         now = time.monotonic()
-        if self._last.packed is None or self._device.is_computed(self._last.packed):
+        if self._last.is_over():
             self._watch.idle_seconds += now - self._watch.seen_busy
 
     def _watch_compilations(self) -> None:

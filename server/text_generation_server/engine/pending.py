@@ -1,5 +1,6 @@
 """Outcomes on their way from the device to the host."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,25 +20,33 @@ class Pending:
     """Results of a program that may still be computed, and may be read once.
 
     Attributes:
-        packed: the first of them, on the device; None when it was read.
+        started: when its program was, by `time.monotonic`.
     """
 
     def __init__(self, device: Device, watch: DeviceWatch, packed: Buffer, *others: Buffer) -> None:
         """Lets the copies to the host begin."""
-        self.packed = packed
+        self.started = time.monotonic()
+        self._packed: Buffer | None = packed
         self._others = others
         self._device = device
         self._watch = watch
         for buffer in (packed, *others):
             device.start_reading(buffer)
+        watch.started(self)
+
+    def is_over(self) -> bool:
+        """See `watch.Unread`."""
+        packed = self._packed
+        return packed is None or self._device.is_computed(packed)
 
     def _arrays(self) -> list[NDArray[Any]]:
         """All of them; waits until they are computed. RuntimeError the second time."""
-        if self.packed is None:
+        if self._packed is None:
             raise RuntimeError("The outcome of a program may be read once; it was read before.")
         with self._watch.waiting():
-            arrays = [self._device.read(buffer) for buffer in (self.packed, *self._others)]
-        self.packed, self._others = None, ()
+            arrays = [self._device.read(buffer) for buffer in (self._packed, *self._others)]
+        self._watch.read()
+        self._packed, self._others = None, ()
         return arrays
 
 
@@ -123,7 +132,7 @@ class ScoredRow:
 
 
 class PendingRun(Pending):
-    """A piece; see `contract.PendingPiece`. `packed` is a result of its program."""
+    """A piece; see `contract.PendingPiece`."""
 
     def __init__(
         self,
