@@ -3,14 +3,17 @@
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from text_generation_server.engine.cache_dtype import CacheDtype
 from text_generation_server.errors import InvalidSettingError
 from text_generation_server.model.quantisation.scheme import MADE, STORED
 from text_generation_server.sampling.parameters import WatermarkStrength
+
+T = TypeVar("T")
 
 DTYPES = ("float16", "bfloat16", "float32")
 CPU_BATCH_SIZE = 4
@@ -270,10 +273,9 @@ def compile_cache(flag: str | None, environment: Mapping[str, str]) -> Path | No
 
 def hang_seconds(flag: float | None, environment: Mapping[str, str]) -> float:
     """--hang-timeout or TPU_TGI_HANG_TIMEOUT. InvalidSettingError unless it is a number above 0."""
-    name, given = "--hang-timeout", flag
+    name, given = given_as("--hang-timeout", flag, "TPU_TGI_HANG_TIMEOUT", environment, number)
     if given is None:
-        name = "TPU_TGI_HANG_TIMEOUT"
-        given = number(name, environment.get(name) or str(DEFAULT_HANG_SECONDS))
+        return DEFAULT_HANG_SECONDS
     if not 0 < given < math.inf:
         raise InvalidSettingError(
             f"{name} must be more than 0 seconds, for example {DEFAULT_HANG_SECONDS:.0f}. Given: {given:g}"
@@ -299,10 +301,7 @@ def chips(flag: int | None, environment: Mapping[str, str]) -> int | None:
 
 def prefill_chunk(flag: int | None, environment: Mapping[str, str]) -> int | None:
     """--prefill-chunk or TPU_TGI_PREFILL_CHUNK. InvalidSettingError unless it is a power of two in CHUNKS."""
-    name, given = "--prefill-chunk", flag
-    if given is None:
-        name = "TPU_TGI_PREFILL_CHUNK"
-        given = positive_integer(name, environment[name]) if environment.get(name) else None
+    name, given = given_as("--prefill-chunk", flag, "TPU_TGI_PREFILL_CHUNK", environment, positive_integer)
     if given is not None and given not in CHUNKS:
         raise InvalidSettingError(
             f"{name} must be a power of two from {CHUNKS[0]} to {CHUNKS[-1]}, for example {ACCELERATOR_CHUNK}. "
@@ -322,10 +321,9 @@ def speculate(flag: int | None) -> int:
 
 def cache_dtype(flag: str | None, environment: Mapping[str, str]) -> CacheDtype | None:
     """--kv-cache-dtype or TPU_TGI_KV_CACHE_DTYPE. InvalidSettingError unless it is one of CacheDtype."""
-    name, given = "--kv-cache-dtype", flag
-    if given is None:
-        name = "TPU_TGI_KV_CACHE_DTYPE"
-        given = environment.get(name) or None
+    name, given = given_as(
+        "--kv-cache-dtype", flag, "TPU_TGI_KV_CACHE_DTYPE", environment, lambda _, value: value
+    )
     if given is None:
         return None
     if given not in list(CacheDtype):
@@ -338,13 +336,27 @@ def cache_dtype(flag: str | None, environment: Mapping[str, str]) -> CacheDtype 
 
 def metrics_port(flag: int | None, environment: Mapping[str, str]) -> int | None:
     """--metrics-port or TPU_TGI_METRICS_PORT. InvalidSettingError unless it is a port."""
-    name, given = "--metrics-port", flag
-    if given is None:
-        name = "TPU_TGI_METRICS_PORT"
-        given = positive_integer(name, environment[name]) if environment.get(name) else None
+    name, given = given_as("--metrics-port", flag, "TPU_TGI_METRICS_PORT", environment, positive_integer)
     if given is not None and not 1 <= given <= 65535:
         raise InvalidSettingError(f"{name} must be a port from 1 to 65535, for example 9400. Given: {given}")
     return given
+
+
+def given_as(
+    flag: str,
+    value: T | None,
+    variable: str,
+    environment: Mapping[str, str],
+    parse: Callable[[str, str], T],
+) -> tuple[str, T | None]:
+    """A setting, and the name that a refusal of it should have: the flag's, or else the variable's.
+
+    `parse` makes a value of the variable's name and text; one that is empty counts as not set.
+    """
+    if value is not None:
+        return flag, value
+    text = environment.get(variable)
+    return variable, parse(variable, text) if text else None
 
 
 def number(name: str, value: str) -> float:
