@@ -18,6 +18,7 @@ from text_generation_server.engine.cache_dtype import UNIT
 from text_generation_server.engine.lanes import from_lanes, to_lanes
 from text_generation_server.engine.marks import QUERIES, mark
 from text_generation_server.engine.narrow import noted, widened
+from text_generation_server.engine.weighing import Weighing
 from text_generation_server.errors import UnsupportedModelError
 
 IMPLEMENTATION = "static_slots"
@@ -175,24 +176,18 @@ def attend(
             f"{type(module).__name__} changes keys or values that come from the cache, which must then have the dtype "
             "of the model: leave --kv-cache-dtype out"
         )
-    key_scales = narrow_keys.scales if narrow_keys else None
-    value_scales = narrow_values.scales if narrow_values else None
+    weighing = Weighing(
+        key_value_heads,
+        softcap,
+        s_aux,
+        narrow_keys.scales if narrow_keys else None,
+        narrow_values.scales if narrow_values else None,
+    )
     query = mark(query, QUERIES) * (query.shape[3] ** -0.5 if scaling is None else scaling)
-    if key_scales is not None:
+    if weighing.key_scales is not None:
         query = query * UNIT
     if (pieces := _pieces.get()) is not None:
-        mixed = kernels.attend_pieces(
-            query,
-            key,
-            value,
-            attention_mask,
-            *pieces,
-            key_value_heads,
-            softcap,
-            s_aux,
-            key_scales,
-            value_scales,
-        )
+        mixed = kernels.attend_pieces(query, key, value, attention_mask, *pieces, weighing)
     else:
         function = attend_lanes if key.dim() == 3 else attend_heads
         mixed = function(
@@ -200,71 +195,41 @@ def attend(
             key if narrow_keys is None else key.to(query.dtype),
             value if narrow_values is None else value.to(query.dtype),
             attention_mask,
-            key_value_heads,
-            softcap,
-            s_aux,
-            key_scales,
-            value_scales,
+            weighing,
         )
-    return mixed if value_scales is None else mixed * UNIT, None
+    return mixed if weighing.value_scales is None else mixed * UNIT, None
 
 
-def attend_heads(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor,
-    key_value_heads: int,
-    softcap: float | None,
-    sinks: Tensor | None,
-    key_scales: Tensor | None,
-    value_scales: Tensor | None,
-) -> Tensor:
+def attend_heads(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, weighing: Weighing) -> Tensor:
     """Queries [rows, heads, queries, head_dim], already scaled, over keys and values [rows, length, heads, head_dim].
-
-    `key_scales`, `value_scales`: [rows, key_value_heads, length], what keys and values lack; None: nothing.
 
     Returns [rows, queries, heads, head_dim].
     """
     rows, heads, queries, head_dim = query.shape
+    key_value_heads = weighing.key_value_heads
     # Query heads that share a key head form a group, so keys are never repeated in memory.
     grouped = query.reshape(rows, key_value_heads, heads // key_value_heads, queries, head_dim)
     scores = torch.einsum("bhgqd,bshd->bhgqs", grouped, key)
-    if sinks is not None:
-        sinks = sinks.view(key_value_heads, -1, 1, 1)
-    # A head of keys is scaled by way of its scores, and one of values by way of its weights, which are fewer.
-    key_scales, value_scales = (
-        None if scales is None else scales[:, :, None, None] for scales in (key_scales, value_scales)
+    shaped = weighing.shaped(
+        lambda sinks: sinks.view(key_value_heads, -1, 1, 1), lambda scales: scales[:, :, None, None]
     )
-    weights = weigh(scores, mask.unsqueeze(2), softcap, sinks, key_scales, value_scales).to(query.dtype)
+    weights = shaped.weigh(scores, mask.unsqueeze(2)).to(query.dtype)
     mixed = torch.einsum("bhgqs,bshd->bqhgd", weights, value)
     return mixed.reshape(rows, queries, heads, value.shape[3])
 
 
-def attend_lanes(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor,
-    key_value_heads: int,
-    softcap: float | None,
-    sinks: Tensor | None,
-    key_scales: Tensor | None,
-    value_scales: Tensor | None,
-) -> Tensor:
+def attend_lanes(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, weighing: Weighing) -> Tensor:
     """The same for keys and values that lie side by side: the cache is never taken apart.
 
     It multiplies with all key heads where one would do, which costs a decode step nothing: that waits for memory.
     """
     heads, head_dim = query.shape[1], query.shape[3]
-    scores = torch.einsum("bhqw,bsw->bhqs", to_lanes(query, key_value_heads, key.shape[2]), key)
-    nowhere = None if sinks is None else sinks.view(-1, 1, 1)
-    key_scales, value_scales = (
-        None if scales is None else of_query_heads(scales, heads) for scales in (key_scales, value_scales)
-    )
-    weights = weigh(scores, mask, softcap, nowhere, key_scales, value_scales).to(query.dtype)
+    widened_query = to_lanes(query, weighing.key_value_heads, key.shape[2])
+    scores = torch.einsum("bhqw,bsw->bhqs", widened_query, key)
+    shaped = weighing.shaped(lambda sinks: sinks.view(-1, 1, 1), lambda scales: of_query_heads(scales, heads))
+    weights = shaped.weigh(scores, mask).to(query.dtype)
     mixed = torch.einsum("bhqs,bsw->bhqw", weights, value)
-    return from_lanes(mixed, key_value_heads, head_dim).transpose(1, 2)
+    return from_lanes(mixed, weighing.key_value_heads, head_dim).transpose(1, 2)
 
 
 def of_query_heads(scales: Tensor, heads: int) -> Tensor:
@@ -281,29 +246,3 @@ def key_value_heads_of(module: nn.Module, query: Tensor) -> int:
     functions; modules without it have as many key heads as query heads.
     """
     return query.shape[1] // int(getattr(module, "num_key_value_groups", 1))
-
-
-def weigh(
-    scores: Tensor,
-    mask: Tensor,
-    softcap: float | None,
-    sinks: Tensor | None,
-    key_scales: Tensor | None,
-    value_scales: Tensor | None,
-) -> Tensor:
-    """Softmax over the keys that may be seen, float32; `sinks` [..., 1, 1] take their part of it.
-
-    Scores are multiplied with `key_scales` before, weights with `value_scales` afterwards, [..., length] each.
-    """
-    scores = scores.to(torch.float32)
-    if key_scales is not None:
-        scores = scores * key_scales
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores = torch.where(mask, scores, torch.finfo(torch.float32).min)
-    if sinks is None:
-        weights = torch.softmax(scores, dim=-1)
-    else:
-        nowhere = sinks.to(torch.float32).expand(*scores.shape[:-1], 1)
-        weights = torch.softmax(torch.cat([scores, nowhere], dim=-1), dim=-1)[..., :-1]
-    return weights if value_scales is None else weights * value_scales

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from text_generation_server.engine.weighing import Weighing
+
 torch.library.define(
     "tpu_tgi::write_pieces",
     "(Tensor cache, Tensor new, Tensor slots, Tensor starts, bool ring, int positions) -> Tensor",
@@ -78,11 +80,7 @@ def attend_pieces(
     mask: Tensor,
     slots: Tensor,
     ends: Tensor,
-    key_value_heads: int,
-    softcap: float | None,
-    sinks: Tensor | None,
-    key_scales: Tensor | None = None,
-    value_scales: Tensor | None = None,
+    weighing: Weighing,
 ) -> Tensor:
     """Attention of each row over what its slot holds, read in blocks up to the furthest of `ends`.
 
@@ -92,9 +90,7 @@ def attend_pieces(
         mask: [rows or 1, 1, queries, length] bool, True where a query may look; each looks at itself at least.
         slots, ends: [rows] int32; no query of a row looks at or behind its end. Of a ring, ends may be larger than the
             length.
-        softcap: bound of the scores by tanh.
-        sinks: [heads], a score of each head for looking nowhere.
-        key_scales, value_scales: [slots, key_value_heads, length]: each head is multiplied by its own; None: by one.
+        weighing: its tensors as they come.
 
     Returns:
         [rows, queries, heads, head_dim of the values].
@@ -106,11 +102,11 @@ def attend_pieces(
         mask,
         slots,
         ends,
-        key_value_heads,
-        softcap,
-        sinks,
-        key_scales,
-        value_scales,
+        weighing.key_value_heads,
+        weighing.softcap,
+        weighing.sinks,
+        weighing.key_scales,
+        weighing.value_scales,
     )
     return mixed
 
