@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
-from text_generation_server.runtime.experts import FEW, FEW_ON_CPU, experts
+from text_generation_server.runtime.experts import FEW, FEW_ON_CPU, Layer, experts
 
 HIDDEN, WIDTH = 24, 40
 
@@ -124,6 +124,30 @@ def test_a_token_has_the_same_result_whatever_the_others_are(tokens: int, count:
     alone, among = (computed(module, True, 1, *each)[0] for each in (given, mixed))
     assert torch.isfinite(among).all()
     torch.testing.assert_close(among, alone, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [3, FEW_ON_CPU, 200])
+def test_experts_that_only_tokens_without_any_might_have_are_not_read(
+    tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = module_of(MixtralExperts, 64)
+    hidden, chosen, weights = drawn(tokens, 64, 2)
+    with torch.no_grad():
+        expected = module(hidden, chosen, weights)
+    has_some = torch.arange(tokens) % 3 == 1
+    chosen[~has_some] = 64
+    own, read = Layer.expert, []
+
+    def noted(layer: Layer, index: jax.Array, given: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda each: read.append(int(each)), index)
+        return own(layer, index, given)
+
+    monkeypatch.setattr(Layer, "expert", noted)
+    monkeypatch.setattr("text_generation_server.runtime.experts.SMALL", 0)
+    given = computed(module, True, 1, hidden, chosen, weights)
+    jax.effects_barrier()
+    torch.testing.assert_close(given[has_some], expected[has_some], rtol=1e-4, atol=1e-3)
+    assert set(read) == set(chosen[has_some].flatten().tolist())
 
 
 @pytest.mark.parametrize(("tokens", "count", "k"), CASES)

@@ -31,7 +31,7 @@ def names(shape: BatchShape, *, scores_prompts: bool) -> list[str]:
         "constrain",
         "rank",
         "seat",
-        *(["park"] if shape.ring else []),
+        *(["park"] if shape.parks else []),
         *(f"admit {processing.name.lower()}" for processing in ADMISSIONS),
     ]
 
@@ -61,7 +61,7 @@ def shape_for(name: str, shape: BatchShape) -> BatchShape:
     if reads_model(name):
         return shape
     if kind_of(name) == "seat":
-        return replace(shape, vocabulary=0, adapters=False, by_length=False, drafts=0)
+        return replace(shape, vocabulary=0, adapters=False, by_length=False, drafts=0, experts=False)
     rows = BatchShape(shape.slots, shape.length, shape.vocabulary, (), CacheLayout.HEADS, shape.dtype)
     return replace(rows, drafts=shape.drafts) if kind_of(name) == "accept" else rows
 

@@ -267,7 +267,7 @@ class StaticBatchEngine:
 
     def release(self, slot: int) -> None:
         # What an unfinished prompt has in the cache stays there, as that of a finished one does.
-        if self._live.pop(slot, None) is not None and self._shape.ring is not None:
+        if self._live.pop(slot, None) is not None and self._shape.parks:
             self._run("park", {"slot": self._send([slot])})
         self._filling.pop(slot, None)
 

@@ -4,9 +4,13 @@ transformers' models choose experts for each token with code of their own, and c
 them. Its modules are unmodified but for their parameters, which `model.experts` lays out for a device.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
@@ -47,6 +51,19 @@ class ExpertsLayout:
     gating: Gating
 
 
+_idle: ContextVar[Tensor | None] = ContextVar("idle", default=None)
+
+
+@contextmanager
+def without_idle(idle: Tensor) -> Iterator[None]:
+    """Within, rows that are `idle` [rows] bool choose no experts: nobody needs what would be read for them."""
+    token = _idle.set(idle)
+    try:
+        yield
+    finally:
+        _idle.reset(token)
+
+
 def register() -> None:
     """Makes `experts_implementation="static_experts"` known to transformers; may be called again."""
     ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, compute)
@@ -66,4 +83,8 @@ def compute(module: Any, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Ten
     """
     layout: ExpertsLayout = module.layout
     parameters = {name: getattr(module, name) for name in layout.parameters}
+    if (idle := _idle.get()) is not None:
+        # Each row has as many tokens, which follow each other.
+        by_token = idle.unsqueeze(1).expand(-1, chosen.shape[0] // idle.shape[0]).reshape(-1, 1)
+        chosen = torch.where(by_token, module.down.shape[0], chosen)
     return kernels.experts(hidden, chosen, weights, parameters, layout.inputs_first, **vars(layout.gating))

@@ -125,7 +125,8 @@ def experts(
 
     Args:
         hidden: [tokens, hidden].
-        chosen, weights: [tokens, k], integers and floats.
+        chosen, weights: [tokens, k], integers and floats. The number of experts is none of them; what a token that has
+            none comes to means nothing.
         parameters: by name, with the experts as first dimension: "gate" and "up" [experts, hidden, width] if
             `inputs_first`, else [experts, width, hidden]; "down" [experts, width, hidden]. There may be "gate_bias",
             "up_bias" [experts, width] and "down_bias" [experts, hidden], and for matrices in int8 one scale for each

@@ -34,6 +34,7 @@ from text_generation_server.engine.attention import over_pieces
 from text_generation_server.engine.buckets import PieceShape
 from text_generation_server.engine.cache import DecodeAccess, PieceAccess, kept_places, slot_cache, successors
 from text_generation_server.engine.contract import MAX_RANKED
+from text_generation_server.engine.experts import without_idle
 from text_generation_server.engine.marks import EVERYWHERE, mark
 from text_generation_server.engine.program import INPUT, STATE, Program, Spec
 from text_generation_server.engine.state import (
@@ -77,7 +78,8 @@ def seat(shape: BatchShape) -> Program:
 
 
 def park(shape: BatchShape) -> Program:
-    """Parks a slot that was released, so that steps of the other slots write no more over what its rings hold.
+    """Parks a slot that was released, so that steps of the other slots write no more over what its rings hold, and read
+    no experts for it.
 
     It takes `slot` [1] int32, and returns `positions`.
     """
@@ -252,13 +254,14 @@ def run_step(
     positions = given["positions"]
     ahead = torch.arange(ids.shape[1], dtype=torch.int32, device=positions.device)
     layers = slot_cache(given, shape, DecodeAccess(positions, seen_length, shape.length))
-    logits = model(
-        input_ids=ids,
-        position_ids=positions.unsqueeze(1) + ahead,
-        past_key_values=layers,
-        use_cache=True,
-        **({"adapters": given["adapters"]} if shape.adapters else {}),
-    ).logits
+    with without_idle(positions >= shape.length):
+        logits = model(
+            input_ids=ids,
+            position_ids=positions.unsqueeze(1) + ahead,
+            past_key_values=layers,
+            use_cache=True,
+            **({"adapters": given["adapters"]} if shape.adapters else {}),
+        ).logits
     return successors(layers), logits
 
 

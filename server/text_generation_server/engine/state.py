@@ -53,6 +53,7 @@ class BatchShape:
         drafts: tokens of each slot that one step may verify, see `programs.verify`; 0: there are no such programs.
         window: how many positions a query of a sliding layer sees.
         sliding: the layers that see no more, by index.
+        experts: the model has layers of experts.
     """
 
     slots: int
@@ -68,6 +69,12 @@ class BatchShape:
     drafts: int = 0
     window: int = 0
     sliding: tuple[int, ...] = ()
+    experts: bool = False
+
+    @property
+    def parks(self) -> bool:
+        """Whether a slot is parked when it is released, see `programs.park`."""
+        return self.experts or self.ring is not None
 
     @property
     def ring(self) -> Ring | None:

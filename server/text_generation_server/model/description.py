@@ -111,6 +111,7 @@ class ModelDescription:
             chunk=chunk,
             window=self.window,
             sliding=self.sliding,
+            experts=any(weight.stacked is not None for weight in self.weights.values()),
             drafts=drafts,
         )
 

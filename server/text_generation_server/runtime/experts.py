@@ -2,8 +2,8 @@
 
 What a step costs is reading the matrices of experts, so the few tokens of a decode step read each at most once:
 
-- where they choose at least as many experts as there are, nearly all are needed: all are computed for all tokens in two
-  multiplications, and what was not chosen is cut out in between;
+- where they choose at least as many experts as there are, nearly all are needed while all slots are in use. Of small
+  experts all are computed for all tokens in two multiplications, and what was not chosen is cut out in between;
 - else a loop runs over the experts that somebody chose, and reads no others.
 
 The many tokens of a prompt are sorted by expert, and a loop runs over blocks of tokens that have theirs in common.
@@ -23,6 +23,10 @@ from jax import Array, lax
 FEW, FEW_ON_CPU = 128, 16
 """Up to so many tokens are multiplied with each expert that is read: reading is what the device waits for. A TPU
 multiplies about 240 (v5e) or 560 (v6e) tokens with a bfloat16 while it reads the next; a CPU some ten."""
+
+SMALL = 8 * 2**20
+"""Bytes of an expert on each chip. To read as many takes ten microseconds on v5e and five on v6e: next to that, what a
+turn of a loop costs is little, and so is it next to what is saved when few slots are in use."""
 
 SMALLEST_BLOCK, LARGEST_BLOCK = 32, 256
 """Tokens of a block. With as many as the largest, multiplying takes a TPU about as long as reading the matrices."""
@@ -54,7 +58,7 @@ def experts(
     # Only a CPU has inputs first, see `model.experts`.
     if tokens > (FEW_ON_CPU if inputs_first else FEW):
         computed = in_blocks(layer, hidden, chosen, weights)
-    elif tokens * k >= layer.count:
+    elif tokens * k >= layer.count and layer.bytes_of_one < SMALL:
         computed = all_at_once(layer, hidden, chosen, weights)
     else:
         computed = those_chosen(layer, hidden, chosen, weights)
@@ -82,6 +86,12 @@ class Layer:
     def parts(self) -> int:
         """Into how many parts each expert's width is divided."""
         return self.chips if self.parameters["down"].shape[1] % self.chips == 0 else 1
+
+    @property
+    def bytes_of_one(self) -> int:
+        """Of the matrices of one expert, on each chip."""
+        matrices = (self.parameters[name] for name in ("gate", "up", "down"))
+        return int(sum(each.size * each.dtype.itemsize for each in matrices) // self.count // self.parts)
 
     def product(self, equation: str, left: Array, right: Array) -> Array:
         """An einsum that adds up in float32."""
