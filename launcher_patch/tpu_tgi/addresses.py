@@ -15,7 +15,7 @@ EVERYWHERE = "0.0.0.0"
 
 
 def reserve(hostname: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet: clients are refused until the model is warm.
+    """A bound socket that does not listen yet.
 
     Raises InvalidSettingError if the address cannot be had.
     """

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from loguru import logger
 
-from tpu_tgi.embedded.shard_log import forward_line
+from tpu_tgi.embedded.shard_log import ShardLog
 from tpu_tgi.logs import configure
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
@@ -27,7 +27,7 @@ def restored() -> Iterator[None]:
 
 def speak() -> None:
     logger.bind(target="tpu_tgi.part").info("100% of {braces} and %s stay")
-    forward_line(json.dumps({"text": "of the shard", "record": {"level": {"name": "WARNING"}}}))
+    ShardLog().forward_line(json.dumps({"text": "of the shard", "record": {"level": {"name": "WARNING"}}}))
     logging.getLogger("some.library").warning("said %s", "this")
     logging.getLogger("uvicorn.error").info("every connection")
     logging.getLogger("some.library").debug("too much")

@@ -1,29 +1,34 @@
 """What the launcher makes of the output and the end of the shard, and of keys that must not show."""
 
 import asyncio
+import json
 import logging
 import time
-from collections import deque
 from pathlib import Path
 
 import pytest
 
 from launcher.programs import Outcome, install, start
 from tpu_tgi.embedded.launcher import SHARD_SECONDS, left_for_shard
-from tpu_tgi.embedded.shard_log import forward, keep
+from tpu_tgi.embedded.shard_log import ShardLog
 from tpu_tgi.embedded.shard_process import ending
-from tpu_tgi.embedded.warming_up import WarmUp
 from tpu_tgi.router.settings import RouterSettings
+
+
+def stream_of(content: bytes, limit: int = 2**16) -> asyncio.StreamReader:
+    """To be made where a loop runs."""
+    stream = asyncio.StreamReader(limit=limit)
+    stream.feed_data(content)
+    stream.feed_eof()
+    return stream
 
 
 def test_a_line_that_is_too_long_does_not_stop_the_reading(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
     async def read() -> None:
-        stream = asyncio.StreamReader(limit=100)
-        stream.feed_data(b"x" * 500 + b"\nWarm-up 1/2: decode\n")
-        stream.feed_eof()
-        await forward(stream, WarmUp())
+        stream = stream_of(b"x" * 500 + b"\nWarm-up 1/2: decode\n", limit=100)
+        await ShardLog().forward(stream)
 
     asyncio.run(read())
     assert "a line that was too long is left out" in caplog.text
@@ -32,17 +37,27 @@ def test_a_line_that_is_too_long_does_not_stop_the_reading(caplog: pytest.LogCap
 
 def test_stderr_is_shown_at_debug_while_the_shard_lives(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    kept: deque[str] = deque()
 
     async def read() -> None:
-        stream = asyncio.StreamReader()
-        stream.feed_data(b"waiting for the chip\n")
-        stream.feed_eof()
-        await keep(stream, kept)
+        await ShardLog().keep(stream_of(b"waiting for the chip\n"))
 
     asyncio.run(read())
-    assert list(kept) == ["waiting for the chip"]
     assert "stderr: waiting for the chip" in caplog.text
+
+
+def test_what_the_shard_said_on_both_streams_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    reason = "HF_BATCH_SIZE=5000 needs 9 GiB"
+    record = {"text": f"{reason}\n", "record": {"level": {"name": "ERROR"}}}
+
+    async def read() -> None:
+        log = ShardLog()
+        await log.forward(stream_of(json.dumps(record).encode()))
+        await log.keep(stream_of(f"a library complains\nError: {reason}\n".encode()))
+        log.log_stderr()
+
+    asyncio.run(read())
+    errors = [line.getMessage() for line in caplog.records if line.levelno == logging.ERROR]
+    assert errors == [reason, "stderr: a library complains"]
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ async def download(settings: LauncherSettings, stopping: asyncio.Task[Any]) -> N
     try:
         await first_of(finished, stopping)
         if finished.done() and (code := finished.result()) != 0:
-            process.log_errors()
+            process.log_stderr()
             raise DownloadError(
                 f"The weights of `--model-id {settings.router.model_id}` could not be fetched: "
                 f"exit code {code}"

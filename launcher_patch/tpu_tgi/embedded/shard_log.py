@@ -19,34 +19,51 @@ KEPT_LINES = 200
 LINE_LIMIT = 2**22
 
 
-def forward_line(line: str) -> str:
-    """Logs one line of the shard's stdout: the text of a JSON record at its level, anything else as it is.
+class ShardLog:
+    """Reads both streams of one run of the shard.
 
-    Returns that text.
+    Attributes:
+        warm_up: sees every line of stdout.
     """
-    line = line.rstrip()
-    if not line:
-        return line
-    try:
-        record = json.loads(line)
-        text, level = str(record["text"]).rstrip(), LEVELS[record["record"]["level"]["name"]]
-    except (ValueError, TypeError, KeyError, AttributeError):
-        text, level = line, "INFO"
-    logger.log(level, "{}", text)
-    return text
 
+    def __init__(self) -> None:
+        self.warm_up = WarmUp()
+        self._stderr: deque[str] = deque(maxlen=KEPT_LINES)
+        self._logged_errors: deque[str] = deque(maxlen=KEPT_LINES)
 
-async def forward(stream: asyncio.StreamReader, warm_up: WarmUp) -> None:
-    """Forwards stdout until it closes; `warm_up` sees every line."""
-    while line := await next_line(stream):
-        warm_up.notice(forward_line(line.decode(errors="replace")))
+    async def forward(self, stdout: asyncio.StreamReader) -> None:
+        """Logs stdout until it closes."""
+        while line := await next_line(stdout):
+            self.forward_line(line.decode(errors="replace"))
 
+    def forward_line(self, line: str) -> None:
+        """Logs the text of a JSON record at its level, anything else as it is."""
+        line = line.rstrip()
+        if not line:
+            return
+        try:
+            record = json.loads(line)
+            text, level = str(record["text"]).rstrip(), LEVELS[record["record"]["level"]["name"]]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            text, level = line, "INFO"
+        logger.log(level, "{}", text)
+        self.warm_up.notice(text)
+        if level in ("ERROR", "CRITICAL"):
+            self._logged_errors.extend(text.splitlines())
 
-async def keep(stream: asyncio.StreamReader, lines: deque[str]) -> None:
-    """Keeps the last lines of stderr, which are logged if the shard fails; until then at level DEBUG."""
-    while line := await next_line(stream):
-        lines.append(line.decode(errors="replace").rstrip())
-        logger.debug("stderr: {}", lines[-1])
+    async def keep(self, stderr: asyncio.StreamReader) -> None:
+        """Keeps the last lines of stderr, which are logged if the shard fails; until then at level DEBUG."""
+        while line := await next_line(stderr):
+            self._stderr.append(line.decode(errors="replace").rstrip())
+            logger.debug("stderr: {}", self._stderr[-1])
+
+    def log_stderr(self) -> None:
+        """Logs what was kept as errors, but for the lines that came as errors on stdout: the shard writes the reason of
+        its end to both, since the stock launcher prints stderr at the end."""
+        logged = {line.strip() for line in self._logged_errors}
+        for line in self._stderr:
+            if line.removeprefix("Error: ").strip() not in logged:
+                logger.error("stderr: {}", line)
 
 
 async def next_line(stream: asyncio.StreamReader) -> bytes:

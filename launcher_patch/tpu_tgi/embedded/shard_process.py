@@ -7,7 +7,6 @@ import shutil
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -16,7 +15,7 @@ from loguru import logger
 
 from text_generation_server.errors import InvalidSettingError
 from tpu_tgi.child import end_with_parent
-from tpu_tgi.embedded.shard_log import KEPT_LINES, LINE_LIMIT, forward, keep
+from tpu_tgi.embedded.shard_log import LINE_LIMIT, ShardLog
 from tpu_tgi.embedded.warming_up import WarmUp
 
 EXECUTABLE = "text-generation-server"
@@ -32,22 +31,22 @@ class ShardDiedError(RuntimeError):
 
 
 class ShardProcess:
-    """One run of `text-generation-server`.
-
-    Attributes:
-        warm_up: how far that is, as the log tells it.
-    """
+    """One run of `text-generation-server`."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self.warm_up = WarmUp()
-        self._errors: deque[str] = deque(maxlen=KEPT_LINES)
+        self._log = ShardLog()
         if process.stdout is None or process.stderr is None:
             raise ValueError("The output of the shard must be piped")
         self._readers = [
-            asyncio.create_task(forward(process.stdout, self.warm_up)),
-            asyncio.create_task(keep(process.stderr, self._errors)),
+            asyncio.create_task(self._log.forward(process.stdout)),
+            asyncio.create_task(self._log.keep(process.stderr)),
         ]
+
+    @property
+    def warm_up(self) -> WarmUp:
+        """How far that is, as the log tells it."""
+        return self._log.warm_up
 
     @classmethod
     async def start(cls, arguments: list[str], environment: Mapping[str, str]) -> Self:
@@ -85,13 +84,12 @@ class ShardProcess:
     async def exited(self) -> None:
         """Waits for the end, which is never expected: raises ShardDiedError after logging stderr."""
         code = await self.finished()
-        self.log_errors()
+        self.log_stderr()
         raise ShardDiedError(f"The shard has died: {ending(code)}")
 
-    def log_errors(self) -> None:
-        """Logs the end of the shard's stderr."""
-        for line in self._errors:
-            logger.error("{}: {}", EXECUTABLE, line)
+    def log_stderr(self) -> None:
+        """Logs what the end of stderr has beyond the errors that were logged."""
+        self._log.log_stderr()
 
     async def finished(self) -> int:
         """The exit code, after all output was read; negative is a signal."""

@@ -3,7 +3,6 @@
 Read as plain JSON: transformers' AutoConfig loads torch, which takes seconds and claims the device.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from text_generation_server.engine.cache_dtype import SCALE_DTYPE, CacheDtype
+from text_generation_server.errors import UnsupportedModelError
+from text_generation_server.model.checkpoint import raw_config
 from text_generation_server.model.memory import MemoryNeed
 from text_generation_server.model.quantisation.scheme import MADE
 
@@ -28,11 +29,12 @@ class Checkpoint:
     def find(cls, model_id: str, revision: str | None, environment: Mapping[str, str]) -> Self | None:
         """None if the model has to be downloaded first, or has no readable config.json; the shard then says why."""
         file = config_file(model_id, revision, environment)
-        try:
-            config = json.loads(file.read_bytes()) if file else None
-        except (OSError, ValueError):
+        if file is None:
             return None
-        return cls(file.parent, config) if file and isinstance(config, dict) else None
+        try:
+            return cls(file.parent, raw_config(file.parent))
+        except UnsupportedModelError:
+            return None
 
     @property
     def positions(self) -> int | None:

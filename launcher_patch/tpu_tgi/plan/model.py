@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from text_generation_server.errors import InvalidSettingError, UnsupportedModelError, one_line
-from text_generation_server.model.checkpoint import HEADS, Checkpoint, TensorHeaders
+from text_generation_server.model.checkpoint import HEADS, Checkpoint, TensorHeaders, raw_config
 from text_generation_server.model.description import ModelSource
 from text_generation_server.model.quantisation.choice import scheme_to_make
 from text_generation_server.model.quantisation.stored import stored_layers
@@ -47,7 +47,7 @@ def source_of(headers: TensorHeaders, dtype: str, quantize: str | None) -> Model
     Raises InvalidSettingError: --quantize contradicts the checkpoint; UnsupportedModelError: a format that is not read.
     """
     stored = stored_layers(headers)
-    config = read_config(headers.directory)
+    config = raw_config(headers.directory)
     tied = bool(config.get("tie_word_embeddings", False))
     return ModelSource(
         directory=headers.directory,
@@ -60,14 +60,6 @@ def source_of(headers: TensorHeaders, dtype: str, quantize: str | None) -> Model
         made=scheme_to_make(quantize, stored),
         stored={name: layer.scheme for name, layer in stored.items()},
     )
-
-
-def read_config(directory: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads((directory / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UnsupportedModelError(f"config.json in {directory} cannot be read: {error}") from error
-    return config
 
 
 def layer_count(config: Mapping[str, Any]) -> tuple[str, int]:
@@ -98,7 +90,7 @@ def two_depths(config: Mapping[str, Any]) -> tuple[int, int]:
 @contextmanager
 def with_layers(source: ModelSource, count: int) -> Iterator[ModelSource]:
     """The same model with fewer layers."""
-    config = read_config(source.directory)
+    config = raw_config(source.directory)
     key, all_layers = layer_count(config)
     if count == all_layers:
         yield source

@@ -11,10 +11,11 @@ from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.sharding import Sharding
 from text_generation_server.engine.state import BatchShape
 from text_generation_server.loading.chips import ModelArrays
+from text_generation_server.model.checkpoint import raw_config
 from text_generation_server.model.description import ModelDescription, ModelSource
 from text_generation_server.model.memory import LARGEST_BATCH, MemoryNeed, gibibytes
 from text_generation_server.settings import ACCELERATOR_CHUNK
-from tpu_tgi.plan.model import layer_count, read_config, two_depths, with_layers
+from tpu_tgi.plan.model import layer_count, two_depths, with_layers
 from tpu_tgi.plan.programs import (
     CompilationError,
     ProgramCost,
@@ -88,7 +89,7 @@ def make_plan(
 ) -> Plan:
     """Raises UnsupportedModelError for a model that cannot be recorded."""
     arrays, compilations = ModelArrays(description, CacheLayout.LANES, {}), Compilations(source, tpu)
-    chosen = int(read_config(source.directory).get("num_experts_per_tok") or 1)
+    chosen = int(raw_config(source.directory).get("num_experts_per_tok") or 1)
     choices: list[Choice] = []
     refused: list[str] = []
     for chips in chip_counts(tpu):
@@ -184,7 +185,7 @@ class Compilations:
     """A decode step, and the largest piece of a prompt, of a model with all layers, on several numbers of chips."""
 
     def __init__(self, source: ModelSource, tpu: Tpu) -> None:
-        config = read_config(source.directory)
+        config = raw_config(source.directory)
         self.depths, self.layers = two_depths(config), layer_count(config)[1]
         self._source = source
         self._tpu = tpu

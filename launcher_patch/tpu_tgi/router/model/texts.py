@@ -1,12 +1,13 @@
 """What the router reads of a model: its tokenizer, its chat template, and whether it was made to see."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.model.architectures import is_multimodal
+from text_generation_server.model.checkpoint import raw_config
 from tpu_tgi.router.chat.template_source import TemplateSource, find_template
 from tpu_tgi.router.model.tokenization import load_tokenizer
 
@@ -32,7 +33,6 @@ def load_texts(directory: Path, tokenizer_config_path: str | None) -> ModelTexts
 def model_type(directory: Path) -> str:
     """Of config.json; empty if it says nothing, which the shard refuses."""
     try:
-        config = json.loads((directory / "config.json").read_bytes())
-    except (OSError, ValueError):
+        return str(raw_config(directory).get("model_type"))
+    except UnsupportedModelError:
         return ""
-    return str(config.get("model_type")) if isinstance(config, dict) else ""
