@@ -115,7 +115,17 @@ def run(choices: Choices) -> None:
     typer.echo("\n".join(lines + launch.describe()))
 
 
-serve = command(main, os.environ, Command)
+def main_of_demo(choices: Choices) -> None:
+    """Serve SmolLM2-135M-Instruct, a small model to try the service with, on http://127.0.0.1:8080.
+
+    The first call downloads the model (92 MB) to ~/.cache/tpu-tgi, which needs the extra `demo` of this package. All
+    options of `tpu-tgi` may be given.
+    """
+    main(choices)
+
+
+serve = command(main, os.environ, Command, "[MODEL] [OPTIONS]")
+serve_demo = command(main_of_demo, os.environ, Command, "[OPTIONS]")
 talk = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 talk.command()(chat)
 ahead = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -139,7 +149,7 @@ def app() -> None:
             except InvalidSettingError as error:
                 typer.echo(f"Error: {error}", err=True)
                 sys.exit(1)
-            serve(words, prog_name=f"{PROGRAM} demo")
+            serve_demo(words, prog_name=f"{PROGRAM} demo")
         case _:
             serve(words, prog_name=PROGRAM)
 

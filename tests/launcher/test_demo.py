@@ -38,3 +38,10 @@ def test_without_the_extra_it_says_which_one(tmp_path: Path, monkeypatch: pytest
         InvalidSettingError, match=r"without no_such_package: `pip install 'tpu-tgi\[demo\]'` would work"
     ):
         demo_arguments([], {"HOME": str(tmp_path)})
+
+
+def test_its_help_says_what_it_serves(home: Path) -> None:
+    outcome = Outcome(start(install(home / "bin", None, None), home, "demo", "--help", HOME=str(home)))
+    assert outcome.exit_code == 0
+    assert "Usage: tpu-tgi demo [OPTIONS]" in outcome.output
+    assert "SmolLM2-135M-Instruct" in outcome.output

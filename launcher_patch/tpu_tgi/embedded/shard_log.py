@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections import deque
 
 import loguru
@@ -24,16 +25,19 @@ class ShardLog:
 
     Attributes:
         warm_up: sees every line of stdout.
+        last_line: when the last line of stdout came, by `time.monotonic`.
     """
 
     def __init__(self) -> None:
         self.warm_up = WarmUp()
+        self.last_line = time.monotonic()
         self._stderr: deque[str] = deque(maxlen=KEPT_LINES)
         self._logged_errors: deque[str] = deque(maxlen=KEPT_LINES)
 
     async def forward(self, stdout: asyncio.StreamReader) -> None:
         """Logs stdout until it closes."""
         while line := await next_line(stdout):
+            self.last_line = time.monotonic()
             self.forward_line(line.decode(errors="replace"))
 
     def forward_line(self, line: str) -> None:

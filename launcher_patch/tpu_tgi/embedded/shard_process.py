@@ -77,7 +77,8 @@ class ShardProcess:
         while not Path(path).exists():
             await asyncio.sleep(POLL_SECONDS)
             now = time.monotonic()
-            if now - last_reminder >= REMINDER_SECONDS:
+            # Not between the lines of a shard that tells itself how far it is.
+            if now - max(last_reminder, self._log.last_line) >= REMINDER_SECONDS:
                 logger.info("Waiting for the shard to be ready: {:.0f} s", now - begin)
                 last_reminder = now
 

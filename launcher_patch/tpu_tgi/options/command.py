@@ -50,9 +50,10 @@ class Choices:
 
 
 def command(
-    run: Callable[[Choices], None], environment: Mapping[str, str], cls: type[TyperCommand]
+    run: Callable[[Choices], None], environment: Mapping[str, str], cls: type[TyperCommand], usage: str
 ) -> typer.Typer:
-    """A typer application with one command that calls `run`; its options are those of the table."""
+    """A typer application with one command that calls `run`; its options are those of the table, `usage` stands in
+    front of them."""
 
     def main(context: typer.Context, **values: Any) -> None:
         sources = {
@@ -81,7 +82,7 @@ def command(
     paragraphs = inspect.cleandoc(run.__doc__ or "").split("\n\n")
     app.command(
         cls=cls,
-        options_metavar="[MODEL] [OPTIONS]",
+        options_metavar=usage,
         help="\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs),
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )(main)

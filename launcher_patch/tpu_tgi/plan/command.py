@@ -36,7 +36,7 @@ def plan(
     model: Annotated[
         str, typer.Argument(help="Local directory of the model, or its name on the Hugging Face hub.")
     ],
-    tpu: Annotated[str, typer.Option(help=f"One of {', '.join(TPUS)}.", metavar="TPU")],
+    tpu: Annotated[str, typer.Option(help=f"Type and number of chips: {', '.join(TPUS)}.", metavar="TPU")],
     quantize: Annotated[
         str | None,
         typer.Option(help="Format of linear layers, as for serving: int8, fp8, ...", metavar="FORMAT"),
@@ -54,15 +54,15 @@ def plan(
         ),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Write a plot of slots against speed: a file .png or .svg.", metavar="FILE"),
+        typer.Option(help="File for a plot of slots against speed, .png or .svg.", metavar="FILE"),
     ] = None,
 ) -> None:
-    """What fits on a TPU, and how fast it can be at best: asked of the TPU's own compiler, on any machine.
+    """Compute what fits on a TPU and how fast decoding can be at best, with the TPU's own compiler, on any machine.
 
-    Only config.json and the headers of the weights are read. It needs the extra `plan`.
+    Only config.json and the headers of the weights are read. Needs the extra `plan` of this package.
     """
     try:
         check(quantize, plot)

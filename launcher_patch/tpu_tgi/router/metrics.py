@@ -22,7 +22,7 @@ COUNTERS = {
     "tgi_request_count": "Requests; one to a chat or completion route counts again for each generation",
     "tgi_request_success": "Generations that were finished",
     "tgi_request_failure": "Generations that were not finished, by the reason",
-    "tgi_batch_concat": "New batches that joined a running one, by what let them in",
+    "tgi_batch_concat": "New batches that joined a running one, by the reason",
     "tgi_batch_inference_count": "Calls to the shard",
     "tgi_batch_inference_success": "Calls to the shard that were answered",
     "tgi_batch_inference_failure": "Calls to the shard that failed",

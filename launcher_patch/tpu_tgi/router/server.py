@@ -155,7 +155,7 @@ class Router:
                 settings.max_batch_size,
             )
             limits = agree(settings, info, warm)
-            logger.info("Shard ({}, {}) and router agree on {}", info.device_type, info.dtype, limits)
+            logger.info("Limits: {}", limits)
         except ShardError as error:
             await client.close()
             raise RouterStartError(f"The shard could not be warmed up: {error}") from error

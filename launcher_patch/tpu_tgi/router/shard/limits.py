@@ -27,6 +27,13 @@ class ServingLimits:
     slots: int
     max_concurrent_requests: int
 
+    def __str__(self) -> str:
+        return (
+            f"{self.max_input_tokens} tokens of prompt, {self.max_total_tokens} of prompt and answer, "
+            f"{self.max_batch_prefill_tokens} of a prefill; {self.slots} requests at once, "
+            f"{self.max_concurrent_requests} with those that wait"
+        )
+
 
 def prefill_tokens(settings: RouterSettings, info: ShardInfo) -> int:
     """Prompt tokens of one prefill: as given, else enough for one prompt of any length.
