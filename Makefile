@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint test clients docs serve tpu-tgi tpu-tgi-v2 lock bench tpu-check
+.PHONY: help install lint test clients docs serve tpu-tgi tpu-tgi-v2 lock bench llama tpu-check
 
 DEMO_MODEL := models/SmolLM2-135M-Instruct
 MODEL_ID := $(DEMO_MODEL)
@@ -110,17 +110,28 @@ lock: $(INSTALLED) ## write locks/*.lock anew: the newest versions that pyprojec
 	$(BIN)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))' \
 		| $(LOCK) --output-file locks/build.lock -
 
-# --- measuring: bench, tpu-check ---
+# --- measuring: bench, llama, tpu-check ---
 
 TPU_CHECK := .libtpu
 
 bench: $(INSTALLED) ## measure the engine beside eager transformers, prompts, each feature, and the pauses of the router; needs a quiet machine and ten minutes
 	@$(BIN)/python -m tpu_tgi.demo_model $(DEMO_MODEL)
+	@$(BIN)/python -m benchmarks.start_up $(DEMO_MODEL)
 	@$(BIN)/python -m benchmarks.engine_speed --json build/engine_speed.json $(DEMO_MODEL)
 	@$(BIN)/python -m benchmarks.prompt_speed $(DEMO_MODEL)
 	@$(BIN)/python -m benchmarks.speculation_speed $(DEMO_MODEL)
 	@$(BIN)/python -m benchmarks.feature_price $(DEMO_MODEL)
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.router_pauses $(DEMO_MODEL)
+
+LLAMA := .venv-llama
+
+llama: $(LLAMA)/.installed ## build llama.cpp in .venv-llama, which `make bench` then measures too; needs a C++ compiler
+
+$(LLAMA)/.installed: pyproject.toml | $(INSTALLED)
+	rm -rf $(LLAMA)
+	$(BIN)/uv venv --quiet --python $(BIN)/python $(LLAMA)
+	CMAKE_ARGS=-DLLAVA_BUILD=OFF $(BIN)/uv pip install --quiet --python $(LLAMA)/bin/python --group llama
+	touch $@
 
 tpu-check: $(INSTALLED) $(TPU_CHECK)/.installed ## compile the programs with the TPU compiler and judge the result
 	@PYTHONPATH=$(TPU_CHECK) $(BIN)/python -m benchmarks.tpu_check

@@ -1,10 +1,13 @@
-"""How fast is the engine, beside transformers in eager torch? (`make bench`)
+"""How fast is the engine, beside transformers in eager torch, and llama.cpp? (`make bench`)
 
     python -m benchmarks.engine_speed models/SmolLM2-135M-Instruct
 
-Same checkpoint, same dtype, same prompts, all cores for both, each in its own process. The two take turns within
+Same weights, same dtype, same prompts, all cores for each, each in its own process. They take turns within
 one run, since a machine's speed drifts; each figure is a median, with the middle half of the repetitions in brackets.
 The machine should have nothing else to do: eager torch suffers most from a neighbour.
+
+llama.cpp is measured where `make llama` built it and the model is of the Llama family, which it reads from a GGUF file
+in float32 with the same weights; its columns are empty elsewhere.
 
 What is measured:
 - decode step: from one read to the next in a loop that keeps two steps in flight, as the generator does. With 64
@@ -33,9 +36,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.eager import NEW_TOKENS, EagerProcess
+from benchmarks import llama_file
 from benchmarks.prompts import prefill
 from benchmarks.report import median_and_spread, table
+from benchmarks.rival import NEW_TOKENS, RivalProcess
 from text_generation_server.batching.generator import STEPS_IN_FLIGHT, Generator
 from text_generation_server.batching.requests import GenerationRequest
 from text_generation_server.engine.contract import PendingOutput, WarmupProgress
@@ -48,17 +52,33 @@ SHORT_CONTEXT, LONG_CONTEXT = 64, 300
 REPETITIONS = 5
 # Five times ten steps from 64 tokens on stay within the first quarter of 512.
 STEPS = 10
+LLAMA_PYTHON = Path(".venv-llama/bin/python")
 GREEDY = SamplingParameters()
 EXPLANATION = ": explain in a few sentences why the sky is blue and sunsets are red. " * 3
 SAMPLING = SamplingParameters(temperature=0.8, top_k=50, top_p=0.95, seed=1)
 
 
+HEADINGS = (
+    "batch",
+    "work",
+    "ours ms",
+    "eager ms",
+    "eager / ours",
+    "llama.cpp ms",
+    "llama.cpp / ours",
+    "ours tokens/s",
+    "eager tokens/s",
+    "llama.cpp tokens/s",
+)
+
+
 @dataclass
 class Times:
-    """Milliseconds of one kind of work, ours and theirs."""
+    """Milliseconds of one kind of work, of each side."""
 
     ours: list[float] = field(default_factory=list)
     eager: list[float] = field(default_factory=list)
+    llama: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -156,15 +176,49 @@ def host_at_rest(engine: StaticBatchEngine, step_ms: float) -> float:
     return dispatch + read
 
 
-def take_turns(
-    times: Times, ours: Callable[[], object], eager: Callable[[int], list[float]], count: int
-) -> None:
-    """One repetition of both. The first time of each is not counted: caches and threads wake up."""
-    times.ours.extend([milliseconds(ours) for _ in range(count)][1:])
-    times.eager.extend(eager(count)[1:])
+@dataclass(frozen=True)
+class Rivals:
+    """What the engine is measured beside; llama.cpp may be missing."""
+
+    eager: RivalProcess
+    llama: RivalProcess | None
+
+    def do(self, work: str, prompts: list[list[int]]) -> None:
+        """Does it once, unmeasured."""
+        for rival in (self.eager, self.llama):
+            if rival is not None:
+                rival.times(work, 1, prompts)
+
+    def take_turns(
+        self, times: Times, ours: Callable[[], object], work: str, count: int, prompts: list[list[int]]
+    ) -> None:
+        """One repetition of each. The first time of each is not counted: caches and threads wake up."""
+        times.ours.extend([milliseconds(ours) for _ in range(count)][1:])
+        times.eager.extend(self.eager.times(work, count, prompts)[1:])
+        if self.llama is not None:
+            times.llama.extend(self.llama.times(work, count, prompts)[1:])
+
+    def close(self) -> None:
+        for rival in (self.eager, self.llama):
+            if rival is not None:
+                rival.close()
 
 
-def measure(loaded: LoadedModel, eager: EagerProcess, result: BatchResult) -> BatchResult:
+def start_rivals(model: Path, dtype: str, most_rows: int) -> Rivals:
+    """`most_rows`: the largest batch."""
+    eager = RivalProcess([sys.executable, "-m", "benchmarks.eager", str(model), dtype])
+    if not LLAMA_PYTHON.exists() or dtype != "float32" or not llama_file.is_llama(model):
+        print("llama.cpp is not measured: see `make llama`", file=sys.stderr)
+        return Rivals(eager, None)
+    file = Path("build") / f"{model.name}.gguf"
+    if not file.exists():
+        file.parent.mkdir(exist_ok=True)
+        llama_file.write(model, file)
+    command = [str(LLAMA_PYTHON), "-m", "benchmarks.llama", str(file), str(most_rows), str(MAX_LENGTH)]
+    return Rivals(eager, RivalProcess(command))
+
+
+def measure(loaded: LoadedModel, rivals: Rivals, result: BatchResult) -> BatchResult:
     """All measurements at one batch size; `result` has that and the warm-up."""
     engine, batch_size = loaded.engine, result.batch_size
     engine.warm_up(lambda _: None)
@@ -172,19 +226,14 @@ def measure(loaded: LoadedModel, eager: EagerProcess, result: BatchResult) -> Ba
     short, long = (prompts(batch_size, length, vocabulary) for length in (SHORT_CONTEXT, LONG_CONTEXT))
 
     for _ in range(REPETITIONS):
-        take_turns(
-            result.prefill,
-            lambda: first_token(engine, short[0]),
-            lambda count: eager.times("prefill", count, short[:1]),
-            count=3,
-        )
+        rivals.take_turns(result.prefill, lambda: first_token(engine, short[0]), "prefill", 3, short[:1])
     stepper = Stepper(engine)
     for context, times in ((short, result.greedy), (long, result.greedy_long)):
         stepper.drain()
         fill(engine, context, GREEDY)
-        eager.times("prefill", 1, context)
+        rivals.do("prefill", context)
         for _ in range(REPETITIONS):
-            take_turns(times, stepper.step, lambda count: eager.times("decode", count), count=STEPS)
+            rivals.take_turns(times, stepper.step, "decode", STEPS, [])
     step_ms = statistics.median(result.greedy_long.ours)
     stepper.drain()
     result.host = stepper.dispatch
@@ -205,7 +254,7 @@ def measure(loaded: LoadedModel, eager: EagerProcess, result: BatchResult) -> Ba
     return result
 
 
-def end_to_end(loaded: LoadedModel, eager: EagerProcess, batch_size: int) -> EndToEnd:
+def end_to_end(loaded: LoadedModel, eager: RivalProcess, batch_size: int) -> EndToEnd:
     """A full batch of requests of one length through the generator, and the same through `model.generate`.
 
     Prompts differ from their first token on, and from those of the turn before: nothing is found in a slot.
@@ -248,15 +297,14 @@ def report(results: list[BatchResult]) -> str:
             (f"decode, top-k and top-p, context {SHORT_CONTEXT}", result.sampling, result.batch_size),
         ):
             rows.append([size, work, *compared(times, tokens)])
-        nothing = ["", "", "", ""]
+        nothing = [""] * (len(HEADINGS) - 3)
         rows.append([size, "starting a step, in the loop", median_and_spread(result.host, 2), *nothing])
         if result.host_at_rest:
             at_rest = median_and_spread(result.host_at_rest, 2)
             rows.append([size, "host time per step, device at rest", at_rest, *nothing])
         if result.idle is not None:
             rows.append([size, "device idle between steps, %", f"{result.idle:.1f}", *nothing])
-    headings = ["batch", "work", "ours ms", "eager ms", "eager / ours", "ours tokens/s", "eager tokens/s"]
-    parts = [table(headings, rows)]
+    parts = [table(HEADINGS, rows)]
     for result in results:
         if end := result.end_to_end:
             parts.append(
@@ -269,13 +317,15 @@ def report(results: list[BatchResult]) -> str:
 
 
 def compared(times: Times, tokens: int) -> list[str]:
-    """Cells of both sides; those of eager torch are empty where it was not measured."""
+    """Cells of all sides; those of one that was not measured are empty."""
     ours = statistics.median(times.ours)
-    cells = [median_and_spread(times.ours), "", "", f"{tokens / ours * 1e3:.1f}", ""]
-    if times.eager:
-        eager = statistics.median(times.eager)
-        cells[1:3] = [median_and_spread(times.eager), f"{eager / ours:.2f}"]
-        cells[4] = f"{tokens / eager * 1e3:.1f}"
+    cells = [median_and_spread(times.ours)]
+    for others in (times.eager, times.llama):
+        cells += (
+            [median_and_spread(others), f"{statistics.median(others) / ours:.2f}"] if others else ["", ""]
+        )
+    for side in (times.ours, times.eager, times.llama):
+        cells.append(f"{tokens / statistics.median(side) * 1e3:.1f}" if side else "")
     return cells
 
 
@@ -301,7 +351,7 @@ def main() -> None:
         "--json", type=Path, metavar="FILE", help="write all times there, for benchmarks.plots"
     )
     arguments = parser.parse_args()
-    eager: EagerProcess | None = None
+    rivals: Rivals | None = None
     results = []
     for batch_size in arguments.batch_sizes:
         print(f"Measuring at batch size {batch_size}", file=sys.stderr)
@@ -312,13 +362,13 @@ def main() -> None:
             compile_cache=None,
             progress=warmup.append,
         )
-        eager = eager or EagerProcess(arguments.model, loaded.engine.info.dtype)
-        result = measure(loaded, eager, BatchResult(batch_size, warmup=warmup))
+        rivals = rivals or start_rivals(arguments.model, loaded.engine.info.dtype, max(arguments.batch_sizes))
+        result = measure(loaded, rivals, BatchResult(batch_size, warmup=warmup))
         if batch_size == max(arguments.batch_sizes):
-            result.end_to_end = end_to_end(loaded, eager, batch_size)
+            result.end_to_end = end_to_end(loaded, rivals.eager, batch_size)
         results.append(result)
-    if eager is not None:
-        eager.close()
+    if rivals is not None:
+        rivals.close()
     versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "torch", "torch_xla", "transformers"))
     title = f"{arguments.model.name}, {loaded.engine.info.dtype}, sequence length {MAX_LENGTH}, {os.cpu_count()} cores"
     print(f"\n{title}; {versions}; load {os.getloadavg()[1]:.1f}\n")

@@ -2,8 +2,8 @@
 
     python -m benchmarks.plots build/engine_speed.json docs/images/decode.svg
 
-Milliseconds of a decode step and tokens per second at each batch size, of the engine and of eager torch: medians, with
-the middle half of the repetitions as a bar.
+Milliseconds of a decode step and tokens per second at each batch size, of the engine, of eager torch, and of llama.cpp
+if it was measured: medians, with the middle half of the repetitions as a bar.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-SIDES = {"ours": "this engine", "eager": "eager torch"}
+SIDES = {"ours": "this engine", "eager": "eager torch", "llama": "llama.cpp"}
 
 
 def main() -> None:
@@ -37,6 +37,8 @@ def decode_plot(measured: dict[str, Any]) -> Figure:
     steps, tokens = figure.subplots(1, 2)
     for side, label in SIDES.items():
         times = {result["batch_size"]: result["greedy"][side] for result in measured["results"]}
+        if not all(times.values()):
+            continue
         spread(steps, label, times)
         speeds = {size: [size / step * 1e3 for step in found] for size, found in times.items()}
         spread(tokens, label, speeds)

@@ -6,12 +6,14 @@ from text_generation_server.engine.contract import WarmupProgress
 
 
 def result(batch_size: int) -> BatchResult:
-    decode = Times(ours=[50.0], eager=[100.0])
+    decode = Times(ours=[50.0], eager=[100.0], llama=[40.0] if batch_size == 8 else [])
     warmup = [WarmupProgress("prefill 512", 1, 2, 4.5), WarmupProgress(f"rank {batch_size}", 2, 2, 3.0)]
     return BatchResult(batch_size, decode, decode, decode, Times(ours=[80.0]), host=[1.25], warmup=warmup)
 
 
-def test_the_report_puts_eager_torch_beside_the_engine_at_each_batch_size() -> None:
+def test_the_report_puts_eager_torch_and_llama_cpp_where_it_was_built_beside_the_engine_at_each_batch_size() -> (
+    None
+):
     lines = report([result(1), result(8)]).splitlines()
     decode = [
         [cell.strip() for cell in line.split("|")[1:-1]]
@@ -19,8 +21,19 @@ def test_the_report_puts_eager_torch_beside_the_engine_at_each_batch_size() -> N
         if "decode, greedy, context 64" in line
     ]
     assert decode == [
-        ["1", "decode, greedy, context 64", "50.0", "100.0", "2.00", "20.0", "10.0"],
-        ["8", "decode, greedy, context 64", "50.0", "100.0", "2.00", "160.0", "80.0"],
+        ["1", "decode, greedy, context 64", "50.0", "100.0", "2.00", "", "", "20.0", "10.0", ""],
+        [
+            "8",
+            "decode, greedy, context 64",
+            "50.0",
+            "100.0",
+            "2.00",
+            "40.0",
+            "0.80",
+            "160.0",
+            "80.0",
+            "200.0",
+        ],
     ]
 
 
