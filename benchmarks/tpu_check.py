@@ -178,8 +178,8 @@ GEMMA_3_4B = {
 LONG = ("extend 1x512", "extend 8x64", "forward 8192", "seat")
 QUANTISED = ("extend 1x512", "forward 1024", "choose none")
 SUBJECTS = [
-    # The aim is 1.15. A copy of the table for the gather and lanes that three heads of 64 leave unused are above it.
-    Subject("smollm2-135m", SMOLLM2, 8, 1024, {"v5e": 1.35, "v6e": 1.35}),
+    # The aim is 1.15. Lanes that three heads of 64 leave unused are above it.
+    Subject("smollm2-135m", SMOLLM2, 8, 1024, {"v5e": 1.18, "v6e": 1.18}),
     Subject("smollm2-135m", SMOLLM2, 8, 8192, {}, LONG),
     Subject("gemma-2b", GEMMA_2B, 8, 1024, {}),
     Subject("gemma-2b", GEMMA_2B, 4, 8192, {}, LONG),
@@ -218,7 +218,7 @@ SUBJECTS = [
         SMOLLM2,
         8,
         8192,
-        {"v5e": 1.45, "v6e": 1.45},
+        {"v5e": 1.35, "v6e": 1.35},
         ("forward 8192", "choose none", "seat"),
         cache_dtype=CacheDtype.INT8,
     ),

@@ -7,6 +7,9 @@ Smaller ones would take twice their memory, and the compiler would turn the whol
 Keys and values in one byte for a number would lie in tiles of 32 positions, into which a TPU cannot write a single one:
 it would copy all of them into other tiles and back in each step. So on one chip they are given tiles of 8, see
 `order_in_tiles`.
+
+A table of embeddings whose rows do not fill lanes would lie by columns, and be copied into rows in each step, of which
+a few are taken. So it lies by rows, see `order_of_weight`; a head that shares it reads the lanes that are left over.
 """
 
 from collections.abc import Sequence
@@ -29,6 +32,15 @@ def order_in_tiles(name: str, shape: Sequence[int], item_bytes: float) -> tuple[
         return 0, 1, 2
     # Heads in fours fill tiles by themselves.
     return None if shape[2] % 4 == 0 else (0, 2, 1, 3)
+
+
+TABLES = ("embed_tokens.weight", "embed_in.weight", "wte.weight", "word_embeddings.weight")
+"""How the names of tables end from which a program takes the rows of tokens."""
+
+
+def order_of_weight(name: str, shape: Sequence[int]) -> tuple[int, ...] | None:
+    """In which order the dimensions of a weight lie on a TPU, slowest first; None: it is left to the compiler."""
+    return (0, 1) if name.endswith(TABLES) and len(shape) == 2 and shape[1] % LANES else None
 
 
 class CacheLayout(Enum):

@@ -78,7 +78,7 @@ def load_weights(
         for name, weight in description.weights.items():
             read = layers.read_part if layers and weight.part is not None else read_part
             partition = sharding.weight(name, weight.shape)
-            weights[name] = mesh.assemble(weight.shape, partition, partial(read, tensors, weight))
+            weights[name] = mesh.assemble(name, weight.shape, partition, partial(read, tensors, weight))
             done += weight.nbytes
             if time.monotonic() - reported > PROGRESS_SECONDS:
                 reported = time.monotonic()

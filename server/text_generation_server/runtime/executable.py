@@ -163,9 +163,10 @@ def placements(program: LoweredProgram, mesh: DeviceMesh, sharding: Sharding) ->
     """Where its parameters and results lie."""
 
     def place(array: Parameter | Result) -> Any:
-        if isinstance(array, Parameter) and array.source != "argument":
-            is_weight = array.source == "weight"
-            return mesh.placed(sharding.weight(array.name, array.shape) if is_weight else WHOLE)
+        if isinstance(array, Parameter) and array.source == "weight":
+            return mesh.placed_weight(array.name, array.shape, sharding.weight(array.name, array.shape))
+        if isinstance(array, Parameter) and array.source == "constant":
+            return mesh.placed(WHOLE)
         return mesh.placed_as(array.name, array.shape, array.dtype, sharding.array(array.name, array.shape))
 
     return Placements(

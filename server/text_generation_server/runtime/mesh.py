@@ -13,7 +13,7 @@ from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from numpy.typing import NDArray
 
-from text_generation_server.engine.layout import TILES, order_in_tiles
+from text_generation_server.engine.layout import TILES, order_in_tiles, order_of_weight
 from text_generation_server.engine.sharding import AXES, WHOLE, Partition
 from text_generation_server.errors import InvalidSettingError
 from text_generation_server.runtime import host_memory
@@ -92,6 +92,12 @@ class DeviceMesh:
         order = order_in_tiles(name, shape, np.dtype(dtype).itemsize)
         return sharding if order is None else Format(Layout(order, TILES), sharding)
 
+    def placed_weight(self, name: str, shape: tuple[int, ...], partition: Partition) -> Any:
+        """The same of a weight."""
+        sharding = self.placed(partition)
+        order = order_of_weight(name, shape) if self.platform == "tpu" else None
+        return sharding if order is None else Format(Layout(order), sharding)
+
     def zeros(self, name: str, shape: tuple[int, ...], dtype: str, partition: Partition = WHOLE) -> Buffer:
         """An argument of that name, of zeros, made on the devices."""
         placement = self.placed_as(name, shape, dtype, partition)
@@ -101,12 +107,15 @@ class DeviceMesh:
 
     def assemble(
         self,
+        name: str,
         shape: tuple[int, ...],
         partition: Partition,
         read: Callable[[tuple[slice, ...]], NDArray[Any]],
     ) -> Buffer:
-        """An array of which each device gets its own part; `read` gives the part that slices of `shape` cut out."""
-        return jax.make_array_from_callback(shape, self.placed(partition), read)
+        """A weight of which each device gets its own part; `read` gives the part that slices of `shape` cut out."""
+        array = jax.make_array_from_callback(shape, self.placed(partition), read)
+        placement = self.placed_weight(name, shape, partition)
+        return jax.device_put(array, placement, donate=True) if isinstance(placement, Format) else array
 
     def free_memory(self) -> int | None:
         """Bytes that can still be allocated on each device; None if it does not tell."""
