@@ -5,10 +5,12 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.hf_api
 import pytest
 import torch
 import typer
@@ -20,6 +22,7 @@ from text_generation_server.engine.sharding import Sharding
 from text_generation_server.lowering.lowered import LoweredProgram
 from tpu_tgi.plan import command, planning
 from tpu_tgi.plan.programs import CompilationError, ProgramCost
+from wire.small_hub import MODEL, SmallHub, small_hub
 
 LIBTPU = Path(__file__).parents[2] / ".libtpu"
 LLAMA_8B = {
@@ -57,15 +60,19 @@ def llama_8b(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """In the place of libtpu: FLOPs are two for each number of the weights, temporaries and code a megabyte; says what
-    it was asked."""
+    """In the place of libtpu: FLOPs are two for each number of the weights and each token, temporaries and code a
+    megabyte; says what it was asked. Of experts it counts one, as libtpu does, which sees the loop over them once."""
     asked = []
 
     def cost(program: LoweredProgram, mesh: Any, sharding: Sharding) -> ProgramCost:
         asked.append((program.name, sharding.chips))
         weights = [parameter for parameter in program.parameters if parameter.source == "weight"]
-        numbers = sum(torch.Size(weight.shape).numel() for weight in weights)
-        return ProgramCost(2**20, 2**20, 2.0 * numbers / sharding.chips, 1.0)
+        numbers = sum(
+            torch.Size(weight.shape[1:] if ".experts." in weight.name else weight.shape).numel()
+            for weight in weights
+        )
+        (tokens,) = (p.shape for p in program.parameters if p.name in ("tokens", "ids"))
+        return ProgramCost(2**20, 2**20, 2.0 * numbers * torch.Size(tokens).numel() / sharding.chips, 1.0)
 
     monkeypatch.setattr(planning, "cost", cost)
     monkeypatch.setattr(planning, "mesh_for", lambda tpu, chips: None)
@@ -109,7 +116,7 @@ def test_an_8b_fits_on_two_chips_of_16_gib_and_not_on_one(
     # What a layer adds was added for all others: all numbers are in it.
     # A piece has no logits, and so nothing of the last layer behind its keys and values.
     left_out = 128256 * 4096 + 2 * 4096 * 4096 + 3 * 4096 * 14336
-    assert slots["piece_flops"] == pytest.approx(8_030_261_248 - left_out, rel=0.001)
+    assert slots["piece_flops"] == pytest.approx(512 * (8_030_261_248 - left_out), rel=0.001)
     assert slots["piece_tokens"] == 512
     assert slots["command"].endswith("--num-shard 2 --max-batch-size 4 --max-total-tokens 2048")
 
@@ -138,17 +145,22 @@ def test_a_step_of_few_slots_reads_the_experts_that_they_can_choose(tmp_path: Pa
     # 16 experts, of which a token has 2, in every second layer.
     save("qwen3_moe", tmp_path, num_hidden_layers=6, decoder_sparse_step=2)
     found = {}
-    for batch in (4, 8):
+    for batch in (4, 7):
         (found[batch],) = planned(str(tmp_path), "--tpu", "v5e-1", "--batch", str(batch), "--length", "128")[
             "choices"
         ]
-    assert found[4]["weights"] == found[8]["weights"]
-    half_of_the_experts = 3 * 8 * 3 * 64 * 32 * 2
+    assert found[4]["weights"] == found[7]["weights"]
+    six_of_the_experts = 3 * 6 * 3 * 64 * 32 * 2
     # Of the table too a step reads one row for each slot.
-    more = half_of_the_experts + 4 * 64 * 2 + (found[8]["cache"] - found[4]["cache"]) - 4 * 160 * 4
-    assert found[8]["step_bytes"] - found[4]["step_bytes"] == more
-    # What a pair of layers adds was added for the other pairs: all numbers of the layers are in it.
-    assert found[8]["step_flops"] == pytest.approx(found[8]["weights"], rel=0.02)
+    more = six_of_the_experts + 3 * 64 * 2 + (found[7]["cache"] - found[4]["cache"]) - 3 * 160 * 4
+    assert found[7]["step_bytes"] - found[4]["step_bytes"] == more
+    # What a pair of layers adds was added for the other pairs: all numbers of the layers are in it. Each expert that is
+    # read is multiplied with all tokens.
+    of_an_expert = 3 * 3 * 64 * 32
+    others = found[7]["weights"] / 2 - 16 * of_an_expert
+    for batch, experts in ((4, 8), (7, 14)):
+        flops = 2 * batch * (others + experts * of_an_expert)
+        assert found[batch]["step_flops"] == pytest.approx(flops, rel=0.02)
 
 
 @pytest.mark.usefixtures("compiler")
@@ -161,6 +173,88 @@ def test_a_table_and_a_plot_for_people(llama_8b: Path, tmp_path: Path) -> None:
     assert "Compiled with 1 and 2 of 32 layers" in outcome.stdout
     assert f"tpu-tgi {llama_8b} --num-shard 4 --max-batch-size 128 --max-total-tokens 2048" in outcome.stdout
     assert "<svg" in plot.read_text()
+
+
+@contextmanager
+def on_the_hub(files: dict[str, bytes], cache: Path) -> Iterator[SmallHub]:
+    """A hub with these files, in the place of the one that would be asked."""
+    with small_hub(files) as hub, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        patch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        patch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
+        files_of = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files_of)
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+        yield hub
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("part_size", ["1GB", "300KB"])
+def test_of_a_model_on_the_hub_the_headers_are_read_and_no_weights(tmp_path: Path, part_size: str) -> None:
+    made = save("llama", tmp_path / "made", vocab_size=6000)
+    model = tmp_path / "model"
+    AutoModelForCausalLM.from_pretrained(made).save_pretrained(model, max_shard_size=part_size)
+    files = {path.name: path.read_bytes() for path in model.iterdir()}
+    weights = [name for name in files if name.endswith(".safetensors")]
+    assert len(weights) == (1 if part_size == "1GB" else 3)
+    asked = ("--tpu", "v5e-1", "--batch", "8", "--length", "64")
+    with on_the_hub(files, tmp_path / "cache") as hub:
+        found = planned(MODEL, *asked)
+    assert found["choices"][0]["command"].startswith(f"tpu-tgi {MODEL} ")
+    here = planned(str(model), *asked)
+    for plan in (found, here):
+        del plan["model"], plan["choices"][0]["command"]
+    assert found == here
+    # huggingface_hub takes the first 100 kB of each file, in which most headers are.
+    assert hub.sent < 110_000 * len(weights)
+    assert sum(len(files[name]) for name in weights) > 1_500_000
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "404"),
+        ({"config.json": b"{}"}, "is not a safetensors repo"),
+        ({"config.json": b"{}", "model.safetensors": b"\xff" * 100}, "Failed to parse safetensors header"),
+        (
+            {"config.json": b"{}", "model.safetensors": struct.pack("<Q", 2) + b"{}"},
+            "model type 'None' is not supported",
+        ),
+    ],
+)
+def test_what_is_no_model_on_the_hub_is_one_message(
+    files: dict[str, bytes], said: str, tmp_path: Path
+) -> None:
+    with on_the_hub(files, tmp_path):
+        outcome = run(MODEL, "--tpu", "v5e-1")
+    assert outcome.exit_code == 1
+    assert said in outcome.output
+    assert len(outcome.output.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("compiler")
+def test_the_text_part_of_a_model_that_sees_is_planned(tmp_path: Path) -> None:
+    text = save("llama", tmp_path / "text", num_hidden_layers=4)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes((text / "model.safetensors").read_bytes())
+    config = json.loads((text / "config.json").read_text())
+    (model / "config.json").write_text(
+        json.dumps(
+            {
+                "model_type": "llava",
+                "text_config": config,
+                "tie_word_embeddings": config["tie_word_embeddings"],
+            }
+        )
+    )
+    asked = ("--tpu", "v5e-1", "--batch", "8", "--length", "64")
+    found, of_text = planned(str(model), *asked), planned(str(text), *asked)
+    assert found["layers_compiled"] == [1, 2]
+    for plan in (found, of_text):
+        del plan["model"], plan["choices"][0]["command"]
+    assert found == of_text
 
 
 @pytest.mark.parametrize(

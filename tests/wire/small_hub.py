@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,12 +21,14 @@ class SmallHub:
         url: for HF_ENDPOINT.
         tokens: the Authorization headers of requests for its model.
         fetched: names of files, in the order in which they were sent.
+        sent: bytes of all of them.
     """
 
     files: dict[str, bytes]
     url: str = ""
     tokens: set[str | None] = field(default_factory=set)
     fetched: list[str] = field(default_factory=list)
+    sent: int = 0
 
 
 @contextmanager
@@ -49,18 +52,22 @@ def small_hub(files: dict[str, bytes], breaks_off: str | None = None) -> Iterato
                 self.answer(json.dumps(tree).encode())
             elif path.startswith(f"/api/models/{MODEL}/revision/"):
                 self.answer(b"{}", 404, {"X-Error-Code": "RevisionNotFound"})
+            elif path.startswith(f"/{MODEL}/resolve/") and (name := path.split("/", 5)[5]) not in files:
+                self.answer(b"{}", 404, {"X-Error-Code": "EntryNotFound"})
             elif path.startswith(f"/{MODEL}/resolve/"):
-                name = path.split("/", 5)[5]
-                data = files[name]
+                data, asked = files[name], re.match(r"bytes=(\d+)-(\d*)", self.headers["Range"] or "bytes=0-")
+                assert asked is not None
+                part = data[int(asked[1]) : int(asked[2] or len(data)) + 1]
                 if self.command == "GET":
                     hub.fetched.append(name)
-                sent = data[: len(data) // 2] if name == breaks_off else data
+                    hub.sent += len(part)
                 headers = {
                     "X-Repo-Commit": COMMIT,
                     "ETag": f'"{digest(data)}"',
-                    "Content-Length": str(len(data)),
+                    "Content-Length": str(len(part)),
                 }
-                self.answer(sent, 200, headers)
+                sent = part[: len(part) // 2] if name == breaks_off else part
+                self.answer(sent, 206 if "Range" in self.headers else 200, headers)
             else:
                 self.answer(b"{}", 404, {"X-Error-Code": "RepoNotFound"})
 

@@ -3,33 +3,42 @@
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from text_generation_server.errors import InvalidSettingError, UnsupportedModelError, one_line
+from text_generation_server.errors import InvalidSettingError, one_line
 from text_generation_server.model.checkpoint import HEADS, Checkpoint, TensorHeaders, raw_config
+from text_generation_server.model.configuration import load_config
 from text_generation_server.model.description import ModelSource
 from text_generation_server.model.quantisation.choice import scheme_to_make
 from text_generation_server.model.quantisation.stored import stored_layers
 
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers")
+"""What config.json may call the number of layers."""
 
 
 def headers_of(model_id: str, revision: str | None) -> TensorHeaders:
-    """Raises InvalidSettingError: no such model, or it has no safetensors; UnsupportedModelError: see Checkpoint."""
+    """Of the hub, config.json and the first bytes of each file of weights are read.
+
+    Raises InvalidSettingError: no such model, or it has no safetensors; UnsupportedModelError: see Checkpoint.
+    """
     if Path(model_id).is_dir():
         return Checkpoint(Path(model_id))
     # Not earlier: it takes a third of a second.
+    from httpx2 import HTTPError
     from huggingface_hub import get_safetensors_metadata, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, NotASafetensorsRepoError
+    from huggingface_hub.errors import HFValidationError, NotASafetensorsRepoError, SafetensorsParsingError
 
     try:
         config = hf_hub_download(model_id, "config.json", revision=revision)
         files = get_safetensors_metadata(model_id, revision=revision).files_metadata.values()
-    except (HfHubHTTPError, HFValidationError, NotASafetensorsRepoError, OSError) as error:
+    except (
+        *(HTTPError, OSError, HFValidationError),
+        *(NotASafetensorsRepoError, SafetensorsParsingError),
+    ) as error:
         raise InvalidSettingError(
             f"{model_id} is no directory here, and cannot be read from the hub: {one_line(error)}"
         ) from error
@@ -62,28 +71,43 @@ def source_of(headers: TensorHeaders, dtype: str, quantize: str | None) -> Model
     )
 
 
-def layer_count(config: Mapping[str, Any]) -> tuple[str, int]:
-    """The name that config.json has for the number of layers, and the number. Raises UnsupportedModelError."""
-    for name in LAYER_COUNTS:
-        if isinstance(config.get(name), int):
-            return name, config[name]
-    raise UnsupportedModelError(f"config.json says no number of layers ({', '.join(LAYER_COUNTS)})")
+@dataclass(frozen=True)
+class Layers:
+    """Attributes:
+    count: of the model.
+    depths: two numbers of layers, from which the cost of all follows: what a repetition of their pattern adds.
+    chosen: experts of each token; 0 if there are none.
+    """
+
+    count: int
+    depths: tuple[int, int]
+    chosen: int
 
 
-def two_depths(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Two numbers of layers, from which the cost of all follows: what a repetition of the pattern of layers adds."""
-    count = layer_count(config)[1]
-    types = config.get("layer_types") or [""] * count
+def layers_of(directory: Path) -> Layers:
+    """Raises UnsupportedModelError."""
+    config = load_config(directory)
+    count = int(config.num_hidden_layers)
+    return Layers(count, two_depths(config, count), int(getattr(config, "num_experts_per_tok", None) or 0))
+
+
+def two_depths(config: Any, count: int) -> tuple[int, int]:
+    """See `Layers`."""
+
+    def field(name: str) -> Any:
+        return getattr(config, name, None)
+
+    types = field("layer_types") or [""] * count
     # Every so many layers there are experts, unless a list names the layer.
-    every = int(config.get("decoder_sparse_step") or config.get("interleave_moe_layer_step") or 1)
-    without = config.get("mlp_only_layers") or ()
+    every = int(field("decoder_sparse_step") or field("interleave_moe_layer_step") or 1)
+    without = field("mlp_only_layers") or ()
     kinds = [(types[place], (place + 1) % every == 0 and place not in without) for place in range(count)]
     period = next(
         size
         for size in range(1, count + 1)
         if all(kinds[place] == kinds[place % size] for place in range(count))
     )
-    first = int(config.get("first_k_dense_replace") or 0) + period
+    first = int(field("first_k_dense_replace") or 0) + period
     return (first, first + period) if first + period < count else (count, count)
 
 
@@ -91,13 +115,11 @@ def two_depths(config: Mapping[str, Any]) -> tuple[int, int]:
 def with_layers(source: ModelSource, count: int) -> Iterator[ModelSource]:
     """The same model with fewer layers."""
     config = raw_config(source.directory)
-    key, all_layers = layer_count(config)
-    if count == all_layers:
-        yield source
-        return
-    config[key] = count
-    if config.get("layer_types"):
-        config["layer_types"] = config["layer_types"][:count]
+    # A multimodal checkpoint has what writes text in a field of its own.
+    part = config if any(name in config for name in LAYER_COUNTS) else config.get("text_config", config)
+    part[next((name for name in LAYER_COUNTS if name in part), LAYER_COUNTS[0])] = count
+    if part.get("layer_types"):
+        part["layer_types"] = part["layer_types"][:count]
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "config.json").write_text(json.dumps(config))
         tensors = tuple(name for name in source.tensors or () if number_of_layer(name) < count)

@@ -11,11 +11,11 @@ from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.sharding import Sharding
 from text_generation_server.engine.state import BatchShape
 from text_generation_server.loading.chips import ModelArrays
-from text_generation_server.model.checkpoint import raw_config
 from text_generation_server.model.description import ModelDescription, ModelSource
 from text_generation_server.model.memory import LARGEST_BATCH, MemoryNeed, gibibytes
 from text_generation_server.settings import ACCELERATOR_CHUNK
-from tpu_tgi.plan.model import layer_count, two_depths, with_layers
+from tpu_tgi.plan.experts import experts_of
+from tpu_tgi.plan.model import Layers, layers_of, with_layers
 from tpu_tgi.plan.programs import (
     CompilationError,
     ProgramCost,
@@ -41,8 +41,8 @@ class Choice:
         weights, cache, temporaries, code: memory; `cache` with what else a slot has.
         step_bytes: the least that a decode step reads: each weight and the whole cache once; of experts, as many as
             slots that choose differently can choose.
-        step_flops, piece_flops: as the compiler counts them; of a piece of a prompt without attention, whose loop ends
-            where the prompt does.
+        step_flops, piece_flops: as the compiler counts them, and of experts as many as tokens that choose differently
+            can choose; of a piece of a prompt without attention, whose loop ends where the prompt does.
         step_seconds: no step can be shorter, by bandwidth and FLOPs of the chip; and so `piece_seconds`.
         tokens_per_second: of all slots, at most.
         compile_seconds: what was seen here for the programs that this was computed from.
@@ -88,8 +88,8 @@ def make_plan(
     say: Callable[[str], None],
 ) -> Plan:
     """Raises UnsupportedModelError for a model that cannot be recorded."""
-    arrays, compilations = ModelArrays(description, CacheLayout.LANES, {}), Compilations(source, tpu)
-    chosen = int(raw_config(source.directory).get("num_experts_per_tok") or 1)
+    arrays, layers = ModelArrays(description, CacheLayout.LANES, {}), layers_of(source.directory)
+    compilations = Compilations(source, tpu, layers)
     choices: list[Choice] = []
     refused: list[str] = []
     for chips in chip_counts(tpu):
@@ -114,7 +114,7 @@ def make_plan(
             refused.append(f"{named(chips)}: {error}")
             continue
         for each in batches:
-            found = choice(each, shape, need, description, chosen, tpu, step, piece)
+            found = choice(each, shape, need, description, layers.chosen, tpu, step, piece)
             if found.weights + found.cache + found.temporaries + found.code > tpu.memory:
                 refused.append(
                     f"{named(chips)}, {each} slots and more of {length} tokens: {gibibytes(found.temporaries)} of "
@@ -123,7 +123,7 @@ def make_plan(
                 )
                 break
             choices.append(found)
-    return Plan(choices, refused, (*compilations.depths, compilations.layers))
+    return Plan(choices, refused, (*layers.depths, layers.count))
 
 
 def named(chips: int) -> str:
@@ -184,19 +184,18 @@ def too_large(need: MemoryNeed, tpu: Tpu, chips: int, batch: int | None, length:
 class Compilations:
     """A decode step, and the largest piece of a prompt, of a model with all layers, on several numbers of chips."""
 
-    def __init__(self, source: ModelSource, tpu: Tpu) -> None:
-        config = raw_config(source.directory)
-        self.depths, self.layers = two_depths(config), layer_count(config)[1]
+    def __init__(self, source: ModelSource, tpu: Tpu, layers: Layers) -> None:
+        self._layers = layers
         self._source = source
         self._tpu = tpu
         self._grown: list[tuple[ProgramCost, ProgramCost]] = []
 
     def costs(self, shape: BatchShape, sharding: Sharding) -> tuple[ProgramCost, ProgramCost]:
         """Raises CompilationError, and UnsupportedModelError for a model that cannot be recorded."""
-        names = [f"forward {shape.length}", f"extend {largest_piece(shape)}"]
+        names, depths = [f"forward {shape.length}", f"extend {largest_piece(shape)}"], self._layers.depths
         mesh = mesh_for(self._tpu, sharding.chips)
         programs = []
-        for depth in sorted(set(self.depths[:1] if self._grown else self.depths)):
+        for depth in sorted(set(depths[:1] if self._grown else depths)):
             with with_layers(self._source, depth) as shallow:
                 programs += record(shallow, shape, names)
         with ThreadPoolExecutor(THREADS) as threads:
@@ -205,7 +204,7 @@ class Compilations:
             whole = [deepened_alike(first, *grown) for first, grown in zip(costs, self._grown, strict=True)]
         else:
             whole = [
-                deepened(first, second, self.depths, self.layers)
+                deepened(first, second, depths, self._layers.count)
                 for first, second in zip(costs[:2], costs[-2:], strict=True)
             ]
             self._grown = list(zip(costs[:2], whole, strict=True))
@@ -225,9 +224,11 @@ def choice(
     """For a batch of at most the one that was compiled; `chosen`: experts of each token."""
     names = catalogue.names(shape, scores_prompts=False)
     steps, pieces = (sum(name.startswith(kind) for name in names) for kind in ("forward", "extend"))
-    cache, flops = need.cache(batch, shape.length), step.flops * batch / shape.slots
+    experts, tokens = experts_of(description, chosen, need.chips), largest_piece(shape).tokens
+    cache = need.cache(batch, shape.length)
+    flops = (step.flops - experts.flops_counted(shape.slots)) * batch / shape.slots + experts.flops(batch)
+    piece_flops = piece.flops - experts.flops_counted(tokens) + experts.flops(tokens)
     read = weights_read(need, description, batch, chosen) + cache
-    tokens = largest_piece(shape).tokens
     piece_read = weights_read(need, description, tokens, chosen)
     step_seconds = max(read / tpu.bandwidth, flops / tpu.flops)
     return Choice(
@@ -243,8 +244,8 @@ def choice(
         step_seconds=step_seconds,
         tokens_per_second=batch / step_seconds,
         piece_tokens=tokens,
-        piece_flops=piece.flops,
-        piece_seconds=max(piece_read / tpu.bandwidth, piece.flops / tpu.flops),
+        piece_flops=piece_flops,
+        piece_seconds=max(piece_read / tpu.bandwidth, piece_flops / tpu.flops),
         compile_seconds=step.seconds + piece.seconds,
     )
 
@@ -261,7 +262,7 @@ def weights_read(need: MemoryNeed, description: ModelDescription, tokens: int, c
     for name, weight in description.weights.items():
         if weight.stacked is not None:
             experts = weight.shape[0]
-            unread += weight.nbytes * max(0, experts - tokens * chosen) // experts
+            unread += weight.nbytes * max(0, experts - tokens * max(1, chosen)) // experts
         elif name.endswith(("embed_tokens.weight", "embed_in.weight")) and any(
             other.endswith(("lm_head.weight", "embed_out.weight")) for other in description.weights
         ):

@@ -14,6 +14,7 @@ no expert has room for so many tokens only: it does not depend on the other toke
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import partial
 
 import jax
@@ -39,6 +40,21 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
+class Way(Enum):
+    """How experts are computed, see above."""
+
+    ALL_AT_ONCE = auto()
+    THOSE_CHOSEN = auto()
+    IN_BLOCKS = auto()
+
+
+def way_for(tokens: int, k: int, count: int, bytes_of_one: int, few: int = FEW) -> Way:
+    """`count`: of experts. `bytes_of_one`: of the matrices of one, on each chip."""
+    if tokens > few:
+        return Way.IN_BLOCKS
+    return Way.ALL_AT_ONCE if tokens * k >= count and bytes_of_one < SMALL else Way.THOSE_CHOSEN
+
+
 def experts(
     hidden: Array,
     chosen: Array,
@@ -54,15 +70,11 @@ def experts(
     layer = Layer(
         dict(zip(names, parameters, strict=True)), inputs_first, activation, alpha, limit, chips, hidden.dtype
     )
-    tokens, k = chosen.shape
     # Only a CPU has inputs first, see `model.experts`.
-    if tokens > (FEW_ON_CPU if inputs_first else FEW):
-        computed = in_blocks(layer, hidden, chosen, weights)
-    elif tokens * k >= layer.count and layer.bytes_of_one < SMALL:
-        computed = all_at_once(layer, hidden, chosen, weights)
-    else:
-        computed = those_chosen(layer, hidden, chosen, weights)
-    return computed.astype(hidden.dtype)
+    tokens, k = chosen.shape
+    way = way_for(tokens, k, layer.count, layer.bytes_of_one, FEW_ON_CPU if inputs_first else FEW)
+    ways = {Way.ALL_AT_ONCE: all_at_once, Way.THOSE_CHOSEN: those_chosen, Way.IN_BLOCKS: in_blocks}
+    return ways[way](layer, hidden, chosen, weights).astype(hidden.dtype)
 
 
 @dataclass(frozen=True)
