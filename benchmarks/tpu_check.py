@@ -19,6 +19,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ from text_generation_server.lowering.request import ProgramOptions
 from text_generation_server.model.description import ModelDescription, ModelSource
 from text_generation_server.model.quantisation.scheme import FP8, INT8, Scheme
 from text_generation_server.runtime.executable import COMPILER_OPTIONS, placements
+from text_generation_server.runtime.kernels import COPIED_BLOCK, KEY_BLOCK
 from text_generation_server.runtime.mesh import mesh_of
 from text_generation_server.runtime.stablehlo import call_order, jitted, shapes
 from text_generation_server.sampling.parameters import WatermarkStrength
@@ -277,11 +279,13 @@ def recorded(subject: Subject) -> tuple[ModelDescription, list[LoweredProgram]]:
         return description, list(lowering.lower(options, list(names)))
 
 
-def most_trips(description: ModelDescription, length: int) -> int:
+def most_trips(description: ModelDescription, program: str, length: int) -> int:
     """How often a loop runs of which a program does not say it: over the positions of a prompt's slot, or over the
-    experts that were chosen; at most over all of them."""
+    experts that were chosen; at most over all of them. `seat` has one over the blocks of a slot."""
+    if program == "seat":
+        return -(-length // COPIED_BLOCK)
     experts = [weight.shape[0] for weight in description.weights.values() if weight.stacked is not None]
-    return max(-(-length // 256), *experts, 0)
+    return max(-(-length // KEY_BLOCK), *experts, 0)
 
 
 def judge(program: LoweredProgram, topology: str, unknown_trips: int) -> Verdict:
@@ -373,8 +377,8 @@ def check(
     chip = topology.split(":")[0]
     title = f"{subject.name}, B={subject.slots}, S={subject.length}, one chip of {topology}"
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        trips = most_trips(description, subject.length)
-        judged = threads.map(lambda program: judge(program, topology, trips), programs)
+        trips = [most_trips(description, program.name, subject.length) for program in programs]
+        judged = threads.map(judge, programs, repeat(topology), trips)
         verdicts = {verdict.program: verdict for verdict in judged}
     rows = [row(verdict) for verdict in verdicts.values()]
     missed = [

@@ -124,8 +124,10 @@ def check(subject: Subject, topology: str, *, decode: bool) -> list[str]:
         f"cache split by {sharding.cache.value}"
     )
     print(f"\n{title}\n", flush=True)
-    trips = most_trips(description, subject.length)
-    verdicts = {each.name: judge(each, mesh, sharding, trips) for each in programs}
+    verdicts = {
+        each.name: judge(each, mesh, sharding, most_trips(description, each.name, subject.length))
+        for each in programs
+    }
     missed = [
         f"{title}: {verdict.program} updates {verdict.aliased} of {verdict.donated} donated bytes in place"
         for verdict in verdicts.values()

@@ -12,6 +12,10 @@ from text_generation_server.runtime.experts import experts
 KEY_BLOCK = 256
 """Keys that a prompt's queries meet at a time."""
 
+COPIED_BLOCK = 2048
+"""Positions of a slot that are copied at a time: they meet on the chip, where a whole slot would go by way of its
+memory."""
+
 LOWEST = jnp.finfo(jnp.float32).min
 
 
@@ -71,11 +75,24 @@ def write_steps(cache: Array, new: Array, places: Array) -> Array:
 
 
 def copy_slot(cache: Array, slot: Array, source: Array, is_kept: Array, *, positions: int) -> Array:
-    # Where the slots are split over chips, this adds up one slot, and the update stays on its chip.
-    held = blocks(cache, source, jnp.int32(0), is_kept.shape[0], positions)
+    length = cache.shape[positions]
+    block = min(COPIED_BLOCK, length)
     is_kept = jnp.expand_dims(is_kept, [other for other in range(cache.ndim) if other != positions])
-    copied = jnp.where(is_kept, held, jnp.zeros((), cache.dtype))
-    return lax.dynamic_update_slice(cache, copied, beginning(cache, slot[0], jnp.int32(0)))
+
+    def copy(index: Array, cache: Array) -> Array:
+        # The last block is moved back to end with the slot; what it has in common with the one before stays.
+        start = jnp.minimum(index * block, length - block)
+        # Where the slots are split over chips, this adds up one slot, and the update stays on its chip.
+        held = blocks(cache, source, start, block, positions)
+        here = lax.dynamic_slice_in_dim(is_kept, start, block, positions)
+        copied = jnp.where(here, held, jnp.zeros((), cache.dtype))
+        return lax.dynamic_update_slice(cache, copied, beginning(cache, slot[0], start, positions))
+
+    if block == length:
+        return copy(jnp.int32(0), cache)
+    return lax.fori_loop(
+        0, -(-length // block), lambda index, cache: copy(index.astype(jnp.int32), cache), cache
+    )
 
 
 def attend_pieces(
