@@ -18,15 +18,37 @@ from text_generation_server.batching.requests import (
     Generation,
     GenerationRequest,
 )
+from text_generation_server.engine.cache_dtype import CacheDtype
 from text_generation_server.engine.engine import StaticBatchEngine
+from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.grammar.definition import Grammar, GrammarKind
 from text_generation_server.runtime.mesh import compilations
 from text_generation_server.sampling.parameters import SamplingParameters
 from text_generation_server.text.tokenizer import ModelTokenizer
 
 MAX_LENGTH = 96
-REQUESTS = {1: 150, 4: 60}
-"""By the number of chips. Four of them do not divide the two key heads of the model: so they share the slots."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A cache on so many chips, and how many requests meet it. Four chips do not divide the two key heads of the model:
+    so they share the slots."""
+
+    chips: int
+    requests: int
+    cache_dtype: CacheDtype | None = None
+    layout: CacheLayout = CacheLayout.HEADS
+
+    def __str__(self) -> str:
+        return f"{self.chips}-chips-{self.cache_dtype or 'as-the-model'}"
+
+
+KINDS = [
+    Kind(1, 150),
+    Kind(4, 60),
+    Kind(1, 40, CacheDtype.INT8, CacheLayout.LANES),
+    Kind(2, 30, CacheDtype.FP8_E5M2),
+]
 TOKENIZER = small_tokenizers.byte_level()
 EOS = frozenset({TOKENIZER.eos_token_id})
 BEGINNINGS = ["You are an assistant. Answer in English. ", "You are an assistant. "]
@@ -42,14 +64,14 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.fixture(scope="module", params=REQUESTS, ids=lambda chips: f"{chips}-chips")
-def chips(request: pytest.FixtureRequest) -> int:
-    number: int = request.param
-    return number
+@pytest.fixture(scope="module", params=KINDS, ids=str)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    given: Kind = request.param
+    return given
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory, chips: int) -> StaticBatchEngine:
+def engine(tmp_path_factory: pytest.TempPathFactory, kind: Kind) -> StaticBatchEngine:
     directory = tmp_path_factory.mktemp("everything")
     checkpoint = save("llama", directory / "model", vocab_size=len(TOKENIZER))
     adapters = [
@@ -62,7 +84,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory, chips: int) -> StaticBatchE
         max_length=MAX_LENGTH,
         scores_prompts=True,
         adapters=adapters,
-        chips=chips,
+        chips=kind.chips,
+        cache_dtype=kind.cache_dtype,
+        layout=kind.layout,
         # Most prompts take several pieces.
         prefill_chunk=32,
     )
@@ -179,10 +203,11 @@ def serve_at_random(engine: StaticBatchEngine, chance: random.Random, count: int
 
 
 def test_random_requests_for_every_feature_get_the_same_answers_alone_and_together(
-    engine: StaticBatchEngine, chips: int
+    engine: StaticBatchEngine, kind: Kind
 ) -> None:
     compiled = compilations()
-    clients = serve_at_random(engine, random.Random(20), REQUESTS[chips])
+    clients = serve_at_random(engine, random.Random(20), kind.requests)
+    others = 0
     for client in clients:
         if client.cancelled:
             continue
@@ -192,16 +217,22 @@ def test_random_requests_for_every_feature_get_the_same_answers_alone_and_togeth
             assert not client.answer
             continue
         assert client.failure is None, client.request
-        compare(client.answer, answer_alone(engine, client.request))
         check_end(client)
-    assert sum(client.cancelled for client in clients) > REQUESTS[chips] // 30
-    assert sum(client.expected_failure is not None for client in clients) > REQUESTS[chips] // 15
+        alone = answer_alone(engine, client.request)
+        if kind.cache_dtype is None:
+            compare(client.answer, alone)
+        else:
+            others += ids(client.answer) != ids(alone)
+    # A number that lies between two of one byte is rounded by the last bit of a sum, see docs/quantisation.md.
+    assert others <= kind.requests // 20
+    assert sum(client.cancelled for client in clients) > kind.requests // 30
+    assert sum(client.expected_failure is not None for client in clients) > kind.requests // 15
     assert compilations() == compiled
 
 
 def compare(together: list[Generation], alone: list[Generation]) -> None:
     """Equal, but for the last digits of logprobs."""
-    assert [token.id for token in tokens_of(together)] == [token.id for token in tokens_of(alone)]
+    assert ids(together) == ids(alone)
     assert together[-1].finished == alone[-1].finished
     for token, its_twin in zip(tokens_of(together), tokens_of(alone), strict=True):
         assert token.text == its_twin.text
@@ -215,6 +246,10 @@ def compare(together: list[Generation], alone: list[Generation]) -> None:
 
 def tokens_of(answer: list[Generation]) -> list[GeneratedToken]:
     return [token for generation in answer for token in generation.tokens]
+
+
+def ids(answer: list[Generation]) -> list[int]:
+    return [token.id for token in tokens_of(answer)]
 
 
 def alternatives(answer: list[Generation]) -> list[list[int]]:
