@@ -113,10 +113,10 @@ def row(judged: Judged) -> list[str]:
 def check(subject: Subject, topology: str, *, decode: bool) -> list[str]:
     """Prints a table; returns the bounds that are missed, in words."""
     names = (f"forward {subject.length}", "choose none")
-    description, programs = recorded(
-        Subject(**{**vars(subject), "programs": names if decode else subject.programs})
-    )
     devices: list[Any] = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    description, programs = recorded(
+        Subject(**{**vars(subject), "programs": names if decode else subject.programs}), len(devices)
+    )
     mesh = mesh_of(devices)
     sharding = ModelArrays(description, CacheLayout.LANES, {}).sharding(len(devices))
     title = (

@@ -30,7 +30,8 @@ CHUNK = 32
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of attention and of cache. On four chips the slots are split, since the models have two key heads."""
+    """A kind of attention and of cache. On four chips the slots are split, since the models have two key heads; in
+    lanes two slots share a row, of which four key heads fill half a tile."""
 
     model_type: str
     dtype: CacheDtype
@@ -75,7 +76,11 @@ def loaded(
 ) -> Loaded:
     kind: Kind = request.param
     directory = save(
-        kind.model_type, tmp_path_factory.mktemp("model"), max_position_embeddings=LENGTH, vocab_size=160
+        kind.model_type,
+        tmp_path_factory.mktemp("model"),
+        max_position_embeddings=LENGTH,
+        vocab_size=160,
+        num_key_value_heads=4 if kind.layout is CacheLayout.LANES else 2,
     )
     loader = engines.loader(
         directory,

@@ -21,8 +21,13 @@ def test_a_slot_gets_what_is_kept_of_another_or_of_itself_and_zeros(
     is_kept = chance.random(length) < 0.7
     spoilt = np.moveaxis(cache, positions, 1)
     spoilt[source, ~is_kept] = np.nan
-    copied = jax.jit(kernels.copy_slot, static_argnames="positions")(
-        cache, jnp.array([2], jnp.int32), jnp.array([source], jnp.int32), is_kept, positions=positions
+    copied = jax.jit(kernels.copy_slot, static_argnames=("positions", "paired"))(
+        cache,
+        jnp.array([2], jnp.int32),
+        jnp.array([source], jnp.int32),
+        is_kept,
+        positions=positions,
+        paired=False,
     )
     expected = np.moveaxis(cache.copy(), positions, 1)
     expected[2] = np.where(is_kept[:, None], expected[source], 0)

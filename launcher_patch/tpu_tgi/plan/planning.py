@@ -97,9 +97,7 @@ def make_plan(
         if undivided is not None:
             refused.append(f"{named(chips)}: they do not divide {undivided}")
             continue
-        shape = description.batch_shape(
-            1, length, CacheLayout.LANES, source.dtype, ACCELERATOR_CHUNK, cache_dtype=cache_dtype
-        )
+        shape = shape_of(description, source.dtype, cache_dtype, batch, length, chips)
         sharding = arrays.sharding(chips)
         need = arrays.memory_need(sharding, shape)
         batches = batches_that_fit(need, tpu.memory, batch, length)
@@ -158,13 +156,35 @@ def fits_by_arithmetic(
 ) -> bool:
     """Whether some number of the chips has room, with a guess of what programs need."""
     arrays = ModelArrays(description, CacheLayout.LANES, {})
-    shape = description.batch_shape(
-        1, length, CacheLayout.LANES, dtype, ACCELERATOR_CHUNK, cache_dtype=cache_dtype
-    )
+
+    def need(chips: int) -> MemoryNeed:
+        shape = shape_of(description, dtype, cache_dtype, batch, length, chips)
+        return arrays.memory_need(arrays.sharding(chips), shape)
+
     return any(
-        batches_that_fit(arrays.memory_need(arrays.sharding(chips), shape), tpu.memory, batch, length)
+        batches_that_fit(need(chips), tpu.memory, batch, length)
         for chips in chip_counts(tpu)
         if arrays.undivided(chips) is None
+    )
+
+
+def shape_of(
+    description: ModelDescription,
+    dtype: str,
+    cache_dtype: CacheDtype | None,
+    batch: int | None,
+    length: int,
+    chips: int,
+) -> BatchShape:
+    """The static batch; of two slots if their number is not asked for."""
+    return description.batch_shape(
+        batch or 2,
+        length,
+        CacheLayout.LANES,
+        dtype,
+        ACCELERATOR_CHUNK,
+        cache_dtype=cache_dtype,
+        chips=chips,
     )
 
 

@@ -62,32 +62,47 @@ def finding_windows() -> Iterator[WindowsFound]:
         _windows.reset(token)
 
 
-_pieces: ContextVar[tuple[Tensor, Tensor] | None] = ContextVar("pieces", default=None)
+@dataclass(frozen=True)
+class Pieces:
+    """Of prompts. `slots`, `ends`: [rows] int32, see `kernels.attend_pieces`; `total`: how many slots there are."""
+
+    slots: Tensor
+    ends: Tensor
+    total: int
+
+
+_pieces: ContextVar[Pieces | None] = ContextVar("pieces", default=None)
 
 
 @contextmanager
-def over_pieces(slots: Tensor, ends: Tensor) -> Iterator[None]:
-    """Within, the model is called on pieces of prompts, and `attend` is given the whole cache.
-
-    `slots`, `ends`: [rows] int32, see `kernels.attend_pieces`.
-    """
-    token = _pieces.set((slots, ends))
+def over_pieces(slots: Tensor, ends: Tensor, total: int) -> Iterator[None]:
+    """Within, the model is called on pieces of prompts, and `attend` is given the whole cache; see `Pieces`."""
+    token = _pieces.set(Pieces(slots, ends, total))
     try:
         yield
     finally:
         _pieces.reset(token)
 
 
-def rows_of_pieces(view: Tensor, heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:
+def rows_of_pieces(view: Tensor, rows: int, heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:
     """What `SlotLayer.update` returned, as numbers [rows, length, heads, head_dim]; of all slots, where it returned
     these, those of the rows."""
     narrow, pieces = noted(view), _pieces.get()
+    view = unpaired(view, pieces.total if pieces else rows)
     if pieces is not None:
-        view = view[pieces[0]]
-        narrow = narrow.of_rows(pieces[0]) if narrow else None
+        view = view[pieces.slots]
+        narrow = narrow.of_rows(pieces.slots) if narrow else None
     if view.dim() == 3:
         view = view[..., : heads * head_dim].reshape(*view.shape[:2], heads, head_dim)
     return view if narrow is None else widened(view, narrow, dtype)
+
+
+def unpaired(view: Tensor, slots: int) -> Tensor:
+    """Keys or values of so many slots, [slots, length, ...], also where two of them share a row, see `layout`."""
+    if view.shape[0] == slots:
+        return view
+    rows, length, lanes = view.shape
+    return view.reshape(rows, length, 2, lanes // 2).transpose(1, 2).reshape(slots, length, lanes // 2)
 
 
 def register() -> None:
@@ -149,8 +164,8 @@ def attend(
 
     Args:
         query: [rows, heads, queries, head_dim].
-        key, value: [rows, length, key_value_heads, head_dim] or [rows, length, lanes], see `layout`; within
-            `over_pieces` all slots instead of rows.
+        key, value: [rows, length, key_value_heads, head_dim], [rows, length, lanes] or [rows / 2, length, lanes], see
+            `layout`; within `over_pieces` all slots instead of rows.
         attention_mask: [rows or 1, 1, queries, length] bool.
         scaling: of the scores, one for all or [rows or 1, 1, queries, 1]; default 1 / sqrt(head_dim).
         softcap: bound of the scores by tanh (Gemma 2).
@@ -187,7 +202,16 @@ def attend(
     if weighing.key_scales is not None:
         query = query * UNIT
     if (pieces := _pieces.get()) is not None:
-        mixed = kernels.attend_pieces(query, key, value, attention_mask, *pieces, weighing)
+        mixed = kernels.attend_pieces(
+            query,
+            key,
+            value,
+            attention_mask,
+            pieces.slots,
+            pieces.ends,
+            weighing,
+            paired=key.shape[0] != pieces.total,
+        )
     else:
         function = attend_lanes if key.dim() == 3 else attend_heads
         mixed = function(
@@ -221,15 +245,27 @@ def attend_heads(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, weighi
 def attend_lanes(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, weighing: Weighing) -> Tensor:
     """The same for keys and values that lie side by side: the cache is never taken apart.
 
-    It multiplies with all key heads where one would do, which costs a decode step nothing: that waits for memory.
+    It multiplies with all key heads where one would do, which costs a decode step nothing: that waits for memory. Two
+    rows that share one of the cache are to it a row with twice the heads.
     """
-    heads, head_dim = query.shape[1], query.shape[3]
-    widened_query = to_lanes(query, weighing.key_value_heads, key.shape[2])
-    scores = torch.einsum("bhqw,bsw->bhqs", widened_query, key)
-    shaped = weighing.shaped(lambda sinks: sinks.view(-1, 1, 1), lambda scales: of_query_heads(scales, heads))
+    rows, heads, queries, head_dim = query.shape
+    shared = rows // key.shape[0]
+
+    def of_queries(scales: Tensor) -> Tensor:
+        by_head = of_query_heads(scales, heads)
+        return by_head.reshape(rows // shared, shared * heads, *by_head.shape[2:])
+
+    if shared > 1:
+        query = query.reshape(rows // shared, shared * heads, queries, head_dim)
+        # A query has zeros where the other slot's keys lie, which no number but infinity would survive.
+        key = torch.where(key.abs() < float("inf"), key, torch.zeros((), dtype=key.dtype, device=key.device))
+        mask = mask.expand(rows, heads, -1, -1).reshape(rows // shared, shared * heads, *mask.shape[2:])
+    key_value_heads = shared * weighing.key_value_heads
+    scores = torch.einsum("bhqw,bsw->bhqs", to_lanes(query, key_value_heads, key.shape[2]), key)
+    shaped = weighing.shaped(lambda sinks: sinks.repeat(shared).view(-1, 1, 1), of_queries)
     weights = shaped.weigh(scores, mask).to(query.dtype)
-    mixed = torch.einsum("bhqs,bsw->bhqw", weights, value)
-    return from_lanes(mixed, weighing.key_value_heads, head_dim).transpose(1, 2)
+    mixed = from_lanes(torch.einsum("bhqs,bsw->bhqw", weights, value), key_value_heads, head_dim)
+    return mixed.reshape(rows, heads, queries, head_dim).transpose(1, 2)
 
 
 def of_query_heads(scales: Tensor, heads: int) -> Tensor:

@@ -25,7 +25,8 @@ class CacheAccess(Protocol):
     """Where one program writes its keys and values, and what its queries then see."""
 
     def write(self, cache: Tensor, new: Tensor) -> Tensor:
-        """The cache [slots, length, ...] with `new` [rows, queries, ...] in its place; both in one layout."""
+        """The cache [slots, length, ...] with `new` [rows, queries, ...] in its place; both in one layout, but where
+        two slots share a row `new` has the lanes of one."""
         ...
 
     def view(self, cache: Tensor, new: Tensor) -> Tensor:
@@ -204,13 +205,17 @@ class SlotLayer(CacheLayerMixin):
         access: CacheAccess,
         dtype: CacheDtype | None = None,
         scales: tuple[Tensor, Tensor] | None = None,
+        *,
+        is_paired: bool = False,
     ) -> None:
         """
         Args:
             dtype: of keys and values; None: that of the model.
             scales: of both in int8, see `BatchShape.cache`.
+            is_paired: see `BatchShape.is_paired`.
         """
         super().__init__()
+        self.is_paired = is_paired
         self.keys, self.values = keys, values
         self.key_scales: Tensor | None
         self.value_scales: Tensor | None
@@ -239,15 +244,18 @@ class SlotLayer(CacheLayerMixin):
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Keys or values and their scales with `new` [rows, queries, heads, head_dim], and what the queries see."""
         if self.dtype is None:
-            held = self.access.write(held, laid_out(new, held))
+            held = self.access.write(held, self._laid_out(new, held))
             return held, None, self.access.view(held, new)
         narrow, new_scales = narrowed(new, self.dtype)
-        held = self.access.write(held, laid_out(narrow, held))
+        held = self.access.write(held, self._laid_out(narrow, held))
         seen_scales = None
         if scales is not None and new_scales is not None:
             scales = self.access.write_scales(scales, new_scales)
             seen_scales = self.access.view_scales(scales, new.shape[1])
         return held, scales, note(self.access.view(held, narrow), Narrow(seen_scales))
+
+    def _laid_out(self, new: Tensor, held: Tensor) -> Tensor:
+        return new.flatten(2) if self.is_paired else laid_out(new, held)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int | Tensor]:
         return self.access.seen(self.keys.shape[1], query_length)
@@ -267,7 +275,8 @@ def slot_cache(tensors: Mapping[str, Tensor], shape: BatchShape, access: CacheAc
         if f"key_scales.{index}" in tensors:
             scales = tensors[f"key_scales.{index}"], tensors[f"value_scales.{index}"]
         keys, values = tensors[f"keys.{index}"], tensors[f"values.{index}"]
-        layers.append(SlotLayer(keys, values, access, shape.cache_dtype, scales))
+        is_paired = shape.is_paired(index)
+        layers.append(SlotLayer(keys, values, access, shape.cache_dtype, scales, is_paired=is_paired))
     return Cache(layers=layers)
 
 

@@ -23,12 +23,12 @@ torch.library.define(
 torch.library.define(
     "tpu_tgi::attend_pieces",
     "(Tensor query, Tensor keys, Tensor values, Tensor mask, Tensor slots, Tensor ends, int key_value_heads, "
-    "float? softcap, Tensor? sinks, Tensor? key_scales, Tensor? value_scales) -> Tensor",
+    "float? softcap, Tensor? sinks, Tensor? key_scales, Tensor? value_scales, bool paired) -> Tensor",
 )
 torch.library.define("tpu_tgi::write_steps", "(Tensor cache, Tensor new, Tensor places) -> Tensor")
 torch.library.define(
     "tpu_tgi::copy_slot",
-    "(Tensor cache, Tensor slot, Tensor source, Tensor is_kept, int positions) -> Tensor",
+    "(Tensor cache, Tensor slot, Tensor source, Tensor is_kept, int positions, bool paired) -> Tensor",
 )
 torch.library.define(
     "tpu_tgi::experts",
@@ -43,7 +43,8 @@ def write_pieces(
     """The cache with each row of `new` in its slot, in place if the cache is given away.
 
     Args:
-        cache: [slots, length, ...], or with the length in another place.
+        cache: [slots, length, ...], or with the length in another place. Two slots share a row where it has twice the
+            lanes of `new`, see `layout`.
         new: [rows, queries, ...], likewise.
         slots, starts: [rows] int32; a row that would reach past the end of its slot is moved back to end there.
         ring: what would reach past the end goes on at the beginning instead, see `rings`; `starts` are positions.
@@ -56,20 +57,24 @@ def write_pieces(
 def write_steps(cache: Tensor, new: Tensor, places: Tensor) -> Tensor:
     """The cache [slots, length, ...] with `new` [slots, queries, ...] at `places` [slots, queries] int32 of each slot.
 
-    In place if the cache is given away; what would lie behind the end of a slot is left out.
+    In place if the cache is given away; what would lie behind the end of a slot is left out. Two slots share a row of
+    the cache where it has half as many.
     """
     written: Tensor = torch.ops.tpu_tgi.write_steps(cache, new, places)
     return written
 
 
-def copy_slot(cache: Tensor, slot: Tensor, source: Tensor, is_kept: Tensor, positions: int) -> Tensor:
+def copy_slot(
+    cache: Tensor, slot: Tensor, source: Tensor, is_kept: Tensor, positions: int, paired: bool
+) -> Tensor:
     """The cache [slots, ...] in which a slot holds what another does, and zeros where `is_kept` [length] bool is False.
 
     Args:
         slot, source: [1] int32.
         positions: the dimension of length.
+        paired: two slots share a row, see `layout`.
     """
-    copied: Tensor = torch.ops.tpu_tgi.copy_slot(cache, slot, source, is_kept, positions)
+    copied: Tensor = torch.ops.tpu_tgi.copy_slot(cache, slot, source, is_kept, positions, paired)
     return copied
 
 
@@ -81,6 +86,8 @@ def attend_pieces(
     slots: Tensor,
     ends: Tensor,
     weighing: Weighing,
+    *,
+    paired: bool,
 ) -> Tensor:
     """Attention of each row over what its slot holds, read in blocks up to the furthest of `ends`.
 
@@ -91,6 +98,7 @@ def attend_pieces(
         slots, ends: [rows] int32; no query of a row looks at or behind its end. Of a ring, ends may be larger than the
             length.
         weighing: its tensors as they come.
+        paired: two slots share a row of keys and of values, see `layout`.
 
     Returns:
         [rows, queries, heads, head_dim of the values].
@@ -107,6 +115,7 @@ def attend_pieces(
         weighing.sinks,
         weighing.key_scales,
         weighing.value_scales,
+        paired,
     )
     return mixed
 

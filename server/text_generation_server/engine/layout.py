@@ -4,6 +4,9 @@ A TPU pads the last dimension of an array to 128 lanes. Heads of 128 lie as they
 Smaller ones would take twice their memory, and the compiler would turn the whole cache around for each write
 (docs/performance.md, "Layout of the KV cache"); so there they lie side by side, [slots, length, lanes].
 
+Where the heads of a slot leave half a tile of 128 lanes unused, as three of 64 do, two slots that follow each other
+share a row, [slots / 2, length, lanes], and leave none: the cache of SmolLM2-135M takes three quarters.
+
 Keys and values in one byte for a number would lie in tiles of 32 positions, into which a TPU cannot write a single one:
 it would copy all of them into other tiles and back in each step. So on one chip they are given tiles of 8, see
 `order_in_tiles`.
@@ -54,3 +57,7 @@ class CacheLayout(Enum):
         if self is CacheLayout.HEADS or head_dim % LANES == 0:
             return heads, head_dim
         return (-(-heads * head_dim // LANES) * LANES,)
+
+    def fills_in_pairs(self, heads: int, head_dim: int) -> bool:
+        """Whether two slots fill lanes together, of which one would leave some unused."""
+        return self is CacheLayout.LANES and heads * head_dim % LANES == LANES // 2

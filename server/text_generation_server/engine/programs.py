@@ -40,6 +40,7 @@ from text_generation_server.engine.program import INPUT, STATE, Program, Spec
 from text_generation_server.engine.state import (
     FLOAT_COLUMNS,
     INTEGER_COLUMNS,
+    SCALES,
     BatchShape,
     positions_dimension,
 )
@@ -71,7 +72,8 @@ def seat(shape: BatchShape) -> Program:
             held = given[name]
             dimension = positions_dimension(name)
             is_kept = kept_places(held.shape[dimension], kept, shape)
-            successor[name] = kernels.copy_slot(held, slot, source, is_kept, dimension)
+            is_paired = not name.startswith(SCALES) and shape.is_paired(int(name.partition(".")[2]))
+            successor[name] = kernels.copy_slot(held, slot, source, is_kept, dimension, is_paired)
         return {**successor, "positions": parked(given["positions"], slot, shape)}
 
     return Program("seat", function, {**cache, "positions": rows["positions"], **inputs})
@@ -150,7 +152,7 @@ def run_piece(
     starts = given["starts"]
     layers = slot_cache(given, shape, PieceAccess(given["slots"], starts, shape.length))
     ahead = torch.arange(piece.width, dtype=torch.int32, device=starts.device)
-    with over_pieces(given["slots"], starts + piece.width):
+    with over_pieces(given["slots"], starts + piece.width, shape.slots):
         hidden = model.base_model(
             input_ids=given["ids"],
             position_ids=starts.unsqueeze(1) + ahead,

@@ -54,6 +54,7 @@ class BatchShape:
         window: how many positions a query of a sliding layer sees.
         sliding: the layers that see no more, by index.
         experts: the model has layers of experts.
+        pairs: two slots share a row of the cache where they fill lanes together, see `layout`; their number is even.
     """
 
     slots: int
@@ -70,6 +71,7 @@ class BatchShape:
     window: int = 0
     sliding: tuple[int, ...] = ()
     experts: bool = False
+    pairs: bool = False
 
     @property
     def parks(self) -> bool:
@@ -87,7 +89,8 @@ class BatchShape:
         return replace(self, layers=layers)
 
     def cache(self) -> dict[str, Spec]:
-        """Keys and values of each layer in turn, [slots, length or size of the ring, ...], see `layout`.
+        """Keys and values of each layer in turn, [slots, length or size of the ring, ...] or [slots / 2, ...], see
+        `layout`.
 
         In int8, each is followed by its scales, [slots, heads, length or size of the ring]: with the positions last,
         where a TPU does not pad them, and where attention has them.
@@ -106,10 +109,17 @@ class BatchShape:
                 ("values", "value_scales", values),
             ):
                 dimensions = (self.slots, length, *layout.shape(heads, dim))
+                if self.is_paired(index):
+                    dimensions = (self.slots // 2, length, 2 * heads * dim)
                 specs[f"{name}.{index}"] = Spec(dimensions, dtype, STATE)
                 if self.cache_dtype is not None and self.cache_dtype.is_scaled:
                     specs[f"{scales}.{index}"] = Spec((self.slots, heads, length), SCALE_DTYPE, STATE)
         return specs
+
+    def is_paired(self, layer: int) -> bool:
+        """Whether two slots share a row of its keys, and of its values."""
+        keys, values = self.layers[layer]
+        return self.pairs and keys == values and self.layout.fills_in_pairs(*keys)
 
     def kept(self, layer: int) -> int:
         """How many positions of a slot a layer keeps."""

@@ -1,5 +1,6 @@
 """Over how many chips a model is split, and how it then lies on them. Arithmetic on shapes; nothing is read."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -90,7 +91,7 @@ class ModelArrays:
             position=-(-shape.position_bytes() // chips),
             slot=4 * shape.vocabulary // counts,
             chips=chips,
-            multiple=slots_multiple(sharding),
+            multiple=math.lcm(slots_multiple(sharding), 2 if shape.pairs else 1),
             sliding=-(-shape.position_bytes(sliding=True) // chips),
             ring=Ring(shape.window, shape.chunk).size,
         )

@@ -289,6 +289,7 @@ class EngineLoader:
             cache_dtype=self.options.cache_dtype,
             adapters=bool(self._adapters),
             drafts=self.options.speculate,
+            chips=self.mesh.size,
         )
 
     def info(self, shape: BatchShape) -> EngineInfo:
@@ -314,7 +315,7 @@ class EngineLoader:
 
     def memory_need(self) -> MemoryNeed:
         """What weights and batch take on each device, from headers alone."""
-        return self._arrays.memory_need(self.sharding, self.shape(1, 1))
+        return self._arrays.memory_need(self.sharding, self.shape(self.options.batch_size or 2, 1))
 
     def layers(self) -> LayerReader:
         """Of what comes in fewer bits, or is made so."""

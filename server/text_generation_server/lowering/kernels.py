@@ -43,6 +43,7 @@ def attend_pieces(
     sinks: Tensor | None,
     key_scales: Tensor | None,
     value_scales: Tensor | None,
+    paired: bool,
 ) -> Tensor:
     optional = {"sinks": sinks, "key_scales": key_scales, "value_scales": value_scales}
     given = {name: tensor for name, tensor in optional.items() if tensor is not None}
@@ -57,6 +58,7 @@ def attend_pieces(
         names=list(given),
         key_value_heads=key_value_heads,
         softcap=softcap,
+        paired=paired,
     )
 
 
@@ -66,9 +68,11 @@ def write_steps(cache: Tensor, new: Tensor, places: Tensor) -> Tensor:
 
 
 @torch.library.impl("tpu_tgi::copy_slot", "XLA")
-def copy_slot(cache: Tensor, slot: Tensor, source: Tensor, is_kept: Tensor, positions: int) -> Tensor:
+def copy_slot(
+    cache: Tensor, slot: Tensor, source: Tensor, is_kept: Tensor, positions: int, paired: bool
+) -> Tensor:
     arguments = (cache, slot, source, is_kept)
-    return call("copy_slot", arguments, cache.shape, cache.dtype, positions=positions)
+    return call("copy_slot", arguments, cache.shape, cache.dtype, positions=positions, paired=paired)
 
 
 @torch.library.impl("tpu_tgi::experts", "XLA")

@@ -96,6 +96,7 @@ class ModelDescription:
         cache_dtype: CacheDtype | None = None,
         adapters: bool = False,
         drafts: int = 0,
+        chips: int = 1,
     ) -> BatchShape:
         """The static batch of this model, see there for the arguments."""
         return BatchShape(
@@ -113,6 +114,10 @@ class ModelDescription:
             sliding=self.sliding,
             experts=any(weight.stacked is not None for weight in self.weights.values()),
             drafts=drafts,
+            # Several chips would have to share pairs.
+            pairs=chips == 1
+            and slots % 2 == 0
+            and any(keys == values and layout.fills_in_pairs(*keys) for keys, values in self.layers),
         )
 
     def to_json(self) -> str:

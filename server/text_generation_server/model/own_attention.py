@@ -83,7 +83,7 @@ class StaticView(Cache):
 
 def heads_first(view: Tensor, new: Tensor) -> Tensor:
     """What `SlotLayer.update` returns, as [rows, heads, length, head_dim]; `new` has the heads of the model."""
-    return rows_of_pieces(view, new.shape[1], new.shape[3], new.dtype).transpose(1, 2)
+    return rows_of_pieces(view, new.shape[0], new.shape[1], new.shape[3], new.dtype).transpose(1, 2)
 
 
 def on_static_cache(

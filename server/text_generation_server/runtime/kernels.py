@@ -23,10 +23,11 @@ def write_pieces(
     cache: Array, new: Array, slots: Array, starts: Array, *, ring: bool, positions: int = 1
 ) -> Array:
     size, width = cache.shape[positions], new.shape[positions]
+    paired = positions == 1 and cache.shape[2:] != new.shape[2:]
     for row in range(new.shape[0]):
         slot, start, written = slots[row : row + 1], starts[row], as_kept(new[row : row + 1], cache.dtype)
         if not ring:
-            cache = lax.dynamic_update_slice(cache, written, beginning(cache, slot[0], start, positions))
+            cache = with_row(cache, written, slot, start, positions, paired=paired)
             continue
         # Two blocks of the row's width: one that ends with the ring at the latest, and one at its beginning. What does
         # not fit in the first one is turned to its front, and belongs to the second; the rest of each stays as it is.
@@ -35,15 +36,40 @@ def write_pieces(
         turned = jnp.roll(written, place - first, axis=positions)
         wraps = jnp.arange(width, dtype=jnp.int32) < place - first
         wraps = jnp.expand_dims(wraps, [other for other in range(cache.ndim) if other != positions])
-        kept = blocks(cache, slot, first, width, positions)
-        cache = lax.dynamic_update_slice(
-            cache, jnp.where(wraps, kept, turned), beginning(cache, slot[0], first, positions)
-        )
-        kept = blocks(cache, slot, jnp.int32(0), width, positions)
-        cache = lax.dynamic_update_slice(
-            cache, jnp.where(wraps, turned, kept), beginning(cache, slot[0], jnp.int32(0), positions)
-        )
+        kept = rows_of(cache, slot, first, width, positions, paired=paired)
+        cache = with_row(cache, jnp.where(wraps, kept, turned), slot, first, positions, paired=paired)
+        start = jnp.int32(0)
+        kept = rows_of(cache, slot, start, width, positions, paired=paired)
+        cache = with_row(cache, jnp.where(wraps, turned, kept), slot, start, positions, paired=paired)
     return cache
+
+
+def with_row(
+    cache: Array, row: Array, slot: Array, start: Array, positions: int = 1, *, paired: bool
+) -> Array:
+    """The cache with `row` [1, ...] in a slot [1], from `start` on. What the slot that shares it has there is written
+    back."""
+    if paired:
+        row = in_half(blocks(cache, slot // 2, start, row.shape[positions]), row, slot % 2)
+        slot = slot // 2
+    return lax.dynamic_update_slice(cache, row, beginning(cache, slot[0], start, positions))
+
+
+def rows_of(
+    cache: Array, slots: Array, start: Array, width: int, positions: int = 1, *, paired: bool
+) -> Array:
+    """Of each of the slots, `width` positions from `start` on."""
+    if not paired:
+        return blocks(cache, slots, start, width, positions)
+    first, second = jnp.split(blocks(cache, slots // 2, start, width), 2, axis=-1)
+    return jnp.where((slots % 2 == 0)[:, None, None], first, second)
+
+
+def in_half(held: Array, new: Array, half: Array | int) -> Array:
+    """Rows of two slots, [..., 2 * lanes], with `new` [..., lanes] in the place of the one that is `half`."""
+    lanes = new.shape[-1]
+    is_here = jnp.arange(2 * lanes, dtype=jnp.int32) // lanes == half
+    return jnp.where(is_here, jnp.concatenate([new, new], axis=-1), held)
 
 
 def beginning(cache: Array, slot: Array, start: Array, positions: int = 1) -> tuple[Array, ...]:
@@ -71,10 +97,20 @@ def write_steps(cache: Array, new: Array, places: Array) -> Array:
     # One scatter of the rows of all slots. The indexed dimensions lead, so XLA needs no transposition, updates the
     # donated buffer in place and touches nothing else.
     slots = jnp.arange(cache.shape[0], dtype=jnp.int32)[:, None]
+    if cache.shape[0] != new.shape[0]:
+        # Two slots share a row, and write one after the other.
+        for half in (0, 1):
+            here = places[half::2]
+            held = cache.at[slots, here].get(mode="fill", fill_value=0)
+            written = in_half(held, as_kept(new[half::2], cache.dtype), half)
+            cache = cache.at[slots, here].set(written, mode="drop")
+        return cache
     return cache.at[slots, places].set(as_kept(new, cache.dtype), mode="drop")
 
 
-def copy_slot(cache: Array, slot: Array, source: Array, is_kept: Array, *, positions: int) -> Array:
+def copy_slot(
+    cache: Array, slot: Array, source: Array, is_kept: Array, *, positions: int, paired: bool
+) -> Array:
     length = cache.shape[positions]
     block = min(COPIED_BLOCK, length)
     is_kept = jnp.expand_dims(is_kept, [other for other in range(cache.ndim) if other != positions])
@@ -83,10 +119,10 @@ def copy_slot(cache: Array, slot: Array, source: Array, is_kept: Array, *, posit
         # The last block is moved back to end with the slot; what it has in common with the one before stays.
         start = jnp.minimum(index * block, length - block)
         # Where the slots are split over chips, this adds up one slot, and the update stays on its chip.
-        held = blocks(cache, source, start, block, positions)
+        held = rows_of(cache, source, start, block, positions, paired=paired)
         here = lax.dynamic_slice_in_dim(is_kept, start, block, positions)
         copied = jnp.where(here, held, jnp.zeros((), cache.dtype))
-        return lax.dynamic_update_slice(cache, copied, beginning(cache, slot[0], start, positions))
+        return with_row(cache, copied, slot, start, positions, paired=paired)
 
     if block == length:
         return copy(jnp.int32(0), cache)
@@ -106,6 +142,7 @@ def attend_pieces(
     names: Sequence[str],
     key_value_heads: int,
     softcap: float | None,
+    paired: bool,
 ) -> Array:
     """A softmax that runs on from block to block (Milakov and Gimelshein, 2018): the scores of one block are all that
     lies in memory, and blocks behind the longest prompt are not read.
@@ -120,7 +157,7 @@ def attend_pieces(
 
     def piece(cache: Array, start: Array, dim: int) -> Array:
         """[rows, block, key_value_heads, dim] of the rows' slots."""
-        found = blocks(cache, slots, start, block)
+        found = rows_of(cache, slots, start, block, paired=paired)
         if found.ndim == 3:
             found = found[..., : key_value_heads * dim].reshape(rows, block, key_value_heads, dim)
         return found.astype(query.dtype)
