@@ -218,7 +218,7 @@ SUBJECTS = [
         SMOLLM2,
         8,
         8192,
-        {"v5e": 1.05, "v6e": 1.05},
+        {"v5e": 1.1, "v6e": 1.1},
         ("forward 8192", "choose none", "seat"),
         cache_dtype=CacheDtype.INT8,
     ),
