@@ -28,6 +28,7 @@ install: $(INSTALLED) ## make .venv and install the project in it; TORCH_INDEX=U
 $(INSTALLED): pyproject.toml hatch_build.py locks/development.lock $(wildcard proto/*.proto)
 	@test -x $(BIN)/python || test -n "$(PYTHON)" \
 		|| { echo "Python 3.11 or 3.12 is needed, and neither is in PATH." >&2; exit 1; }
+	@echo "Installing into $(CURDIR)/$(VENV): about 3 GB with PyTorch for CPUs, 8 GB with PyPI's; this takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(torch_from) "$(TORCH_INDEX)",$(if $(filter undefined,$(origin TORCH_INDEX)),@$(torch_if_reachable)))
 	$(PIP) --constraint locks/torch.txt --constraint locks/development.lock --editable '.[dev]'
@@ -84,13 +85,15 @@ endif
 IMAGE := ghcr.io/huggingface/tpu-tgi
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 DOCKER_BUILD := docker build
+DEVICE := tpu
+TAG_END := $(if $(filter cpu,$(DEVICE)),-cpu)
 
-tpu-tgi: ## build the image; TGI_IMAGE=..., PYTHON_IMAGE=... and TORCH_INDEX=... name other sources
-	$(build_image) --tag $(IMAGE):$(VERSION) --tag $(IMAGE):latest .
+tpu-tgi: ## build the image, DEVICE=cpu without libtpu; TGI_IMAGE=..., PYTHON_IMAGE=... and TORCH_INDEX=... name other sources
+	$(build_image) --tag $(IMAGE):$(VERSION)$(TAG_END) --tag $(IMAGE):latest$(TAG_END) .
 
 tpu-tgi-v2: export ROUTER_IMAGE = ghcr.io/huggingface/text-generation-inference:3.3.7-neuron
 tpu-tgi-v2: ## build the image with the router that speaks wire v2, from ROUTER_IMAGE=...
-	$(build_image) --tag $(IMAGE):$(VERSION)-v2 --tag $(IMAGE):latest-v2 .
+	$(build_image) --tag $(IMAGE):$(VERSION)-v2$(TAG_END) --tag $(IMAGE):latest-v2$(TAG_END) .
 
 # Build arguments without a value here are what make was given, or else the defaults of the Dockerfile.
 define build_image
@@ -98,13 +101,15 @@ $(foreach name,$(if $(RELEASE),TGI_IMAGE PYTHON_IMAGE $(if $(ROUTER_IMAGE),ROUTE
 	$(if $(findstring @sha256:,$($(name))),,$(error RELEASE=1 builds from digests only. Give $(name)=NAME:TAG@sha256:... \
 	with the digest that `docker buildx imagetools inspect NAME:TAG` prints)))
 $(DOCKER_BUILD) --build-arg TGI_IMAGE --build-arg ROUTER_IMAGE --build-arg PYTHON_IMAGE --build-arg TORCH_INDEX \
-	--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git describe --always --dirty --abbrev=40 --exclude '*')
+	--build-arg DEVICE=$(DEVICE) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git describe --always --dirty --abbrev=40 --exclude '*')
 endef
 
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --no-header --config-file locks/uv.toml
 
 lock: $(INSTALLED) ## write locks/*.lock anew: the newest versions that pyproject.toml allows, with their hashes
-	$(LOCK) --extra tpu --extra gguf --constraints locks/torch.txt --output-file locks/packages.lock pyproject.toml
+	$(LOCK) --extra gguf --constraints locks/torch.txt --output-file locks/packages.lock pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["tpu"])' \
+		| $(LOCK) --no-deps --output-file locks/tpu.lock -
 	$(LOCK) --extra dev --no-generate-hashes --constraints locks/torch.txt --constraints locks/packages.lock \
 		--output-file locks/development.lock pyproject.toml
 	$(BIN)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))' \

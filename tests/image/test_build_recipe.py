@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from docker.utils.build import exclude_paths
 
-from image.repository import PROGRAMS, ROOT
+from image.repository import PROGRAMS, ROOT, project
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 ENTERS = {
@@ -72,7 +72,8 @@ def test_the_builder_is_sent_what_the_dockerfile_copies() -> None:
 
 def test_every_base_image_is_a_build_argument() -> None:
     bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
-    assert set(bases) == {"${TGI_IMAGE}", "${ROUTER_IMAGE}", "${PYTHON_IMAGE}"}
+    stages = {"packages", "packages-${DEVICE}"}
+    assert set(bases) == {"${TGI_IMAGE}", "${ROUTER_IMAGE}", "${PYTHON_IMAGE}"} | stages
 
 
 def test_no_token_is_asked_for_while_building() -> None:
@@ -95,6 +96,13 @@ def test_a_release_is_built_from_the_digests_that_are_given() -> None:
     )
     assert outcome.returncode == 0, outcome.stderr
     assert "--build-arg TGI_IMAGE --build-arg ROUTER_IMAGE --build-arg PYTHON_IMAGE" in outcome.stdout
+
+
+def test_an_image_for_cpus_has_a_name_of_its_own() -> None:
+    outcome = make("tpu-tgi", "DEVICE=cpu").stdout
+    assert "--build-arg DEVICE=cpu" in outcome
+    assert f":{project()['project']['version']}-cpu --tag" in outcome
+    assert ":latest-cpu ." in outcome
 
 
 def test_the_second_image_differs_by_the_router_alone() -> None:

@@ -55,7 +55,9 @@ def test_kubernetes_objects_follow_the_api(document: dict[str, Any], version: st
 
 
 def test_examples_run_the_image_that_make_builds(service: dict[str, Any], container: dict[str, Any]) -> None:
-    assert service["image"] == container["image"] == f"{image_name()}:latest"
+    on_tpu = documents("compose.tpu.yaml")[0]["services"]["tpu-tgi"]
+    assert service["image"] == f"{image_name()}:latest-cpu"
+    assert container["image"] == on_tpu["image"] == f"{image_name()}:latest"
 
 
 def test_running_answers_have_the_time_that_the_launcher_gives_them(

@@ -30,8 +30,9 @@ def not_met(wanted: list[str], pins: dict[str, Version]) -> list[str]:
 
 
 def test_what_the_project_requires_is_locked() -> None:
-    wanted = project()["project"]["dependencies"] + project()["project"]["optional-dependencies"]["tpu"]
+    wanted = project()["project"]["dependencies"]
     assert not_met(wanted, locked("packages.lock") | locked("torch.txt")) == [], ADVICE
+    assert not_met(project()["project"]["optional-dependencies"]["tpu"], locked("tpu.lock")) == [], ADVICE
 
 
 def test_what_development_needs_is_locked_in_the_versions_of_the_image() -> None:
@@ -54,13 +55,11 @@ def test_generated_messages_find_the_grpcio_that_they_need() -> None:
     assert packages["protobuf"] >= tools["protobuf"]
 
 
-def test_no_cuda_library_is_locked() -> None:
-    """They come with PyPI's torch, which is 4 GB larger with them."""
+def test_no_library_of_a_device_is_locked_for_every_image() -> None:
+    """CUDA's come with PyPI's torch, which is 4 GB larger with them; libtpu has a lock of its own."""
+    of_devices = ("nvidia-", "triton", "torch", "libtpu")
     names = locked("packages.lock")
-    assert "libtpu" in names
-    assert [
-        name for name in names if name.startswith(("nvidia-", "triton", "torch")) and name != "torch-xla"
-    ] == []
+    assert [name for name in names if name.startswith(of_devices) and name != "torch-xla"] == []
 
 
 def test_torch_is_the_one_that_torch_xla_was_built_for() -> None:
@@ -68,7 +67,7 @@ def test_torch_is_the_one_that_torch_xla_was_built_for() -> None:
     assert f'version = "{locked("torch.txt")["torch"]}"' in (ROOT / "locks" / "uv.toml").read_text()
 
 
-@pytest.mark.parametrize("lock", ["packages.lock", "build.lock"])
+@pytest.mark.parametrize("lock", ["packages.lock", "tpu.lock", "build.lock"])
 def test_every_locked_package_has_a_hash(lock: str) -> None:
     text = (ROOT / "locks" / lock).read_text()
     entries = re.split(r"^(?=\w)", text, flags=re.MULTILINE)[1:]
@@ -89,4 +88,4 @@ def test_the_tpu_compiler_that_checks_is_the_one_that_runs_and_that_jax_asks_for
     ]
     assert runs == checks
     assert [requirement.specifier for requirement in asked_for] == [Requirement(runs).specifier]
-    assert locked("packages.lock")["libtpu"] in Requirement(runs).specifier
+    assert locked("tpu.lock")["libtpu"] in Requirement(runs).specifier

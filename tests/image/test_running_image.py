@@ -43,13 +43,22 @@ def engine() -> Any:
     return found
 
 
-@pytest.fixture(scope="module", params=["", "-v2"], ids=["v3 router", "v2 router"])
+IMAGES = {
+    "": "make tpu-tgi",
+    "-v2": "make tpu-tgi-v2",
+    "-cpu": "make tpu-tgi DEVICE=cpu",
+    "-v2-cpu": "make tpu-tgi-v2 DEVICE=cpu",
+}
+"""The ends of their tags, and what builds them."""
+
+
+@pytest.fixture(scope="module", params=IMAGES, ids=lambda end: f"image{end}")
 def image(request: pytest.FixtureRequest, engine: Any) -> Any:
     name = f"{image_name()}:{project()['project']['version']}{request.param}"
     try:
         return engine.images.get(name)
     except ImageNotFound:
-        pytest.skip(f"{name} is not here: `make tpu-tgi{request.param}` builds it")
+        pytest.skip(f"{name} is not here: `{IMAGES[request.param]}` builds it")
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +149,7 @@ def test_there_are_no_cuda_packages(service: Container) -> None:
     names = output.decode().split()
     assert "torch" in names
     assert [name for name in names if name.startswith(("nvidia", "triton"))] == []
+    assert ("libtpu" in names) == (service.image.labels["tpu-tgi.device"] == "tpu")
 
 
 def test_a_shard_that_is_killed_ends_the_container_with_an_error(service: Container) -> None:
