@@ -5,13 +5,14 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from engine.conftest import LoadedEngine
+from support import engines
 from support.checkpoints import save
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.requests import BatchOutcome, GeneratedText, GenerationRequest
 from text_generation_server.engine.contract import WarmupProgress
-from text_generation_server.loading.engine import EngineLoader, EngineOptions
-from text_generation_server.lowering.here import LoweringHere
 from text_generation_server.runtime.cache import ProgramCache
 from text_generation_server.runtime.mesh import compilations
 from text_generation_server.sampling.parameters import SamplingParameters
@@ -121,14 +122,14 @@ def test_a_hundred_random_requests_are_answered_by_the_programs_of_the_warm_up(
     assert memory[-1] - memory[len(memory) // 3] < SETTLING_BYTES
 
 
-def test_warm_up_reports_each_program_that_was_not_kept_once_with_its_time(tmp_path: Path) -> None:
+def test_warm_up_reports_each_program_that_was_not_kept_once_with_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = save("llama", tmp_path / "model")
-    cache = ProgramCache(tmp_path / "programs")
+    monkeypatch.setattr(engines, "CACHE", ProgramCache(tmp_path / "programs"))
     first, second = list[WarmupProgress](), list[WarmupProgress]()
     for steps in (first, second):
-        options = EngineOptions(batch_size=2, max_length=64, chips=1)
-        engine = EngineLoader(directory, options, cache, lowering=LoweringHere()).load()
-        engine.warm_up(steps.append)
+        engines.loader(directory, batch_size=2, max_length=64).load().warm_up(steps.append)
     assert [step.index for step in first] == list(range(1, len(first) + 1))
     assert {step.count for step in first} == {len(first)}
     assert len({step.program for step in first}) == len(first)
