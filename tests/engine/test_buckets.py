@@ -48,17 +48,24 @@ def test_a_row_that_would_reach_past_its_slot_begins_earlier_with_the_tokens_tha
 
 @pytest.mark.parametrize(
     ("max_length", "lengths"),
-    [(64, [64]), (256, [128, 256]), (512, [128, 256, 512]), (1000, [128, 256, 512, 1000])],
+    [
+        (64, [64]),
+        (256, [128, 256]),
+        (1000, [128, 256, 512, 1000]),
+        (2048, [128, 256, 512, 1024, 1536, 2048]),
+        (3000, [128, 256, 512, 1024, 1536, 2048, 3000]),
+    ],
 )
-def test_decode_reads_powers_of_two_of_the_cache(max_length: int, lengths: list[int]) -> None:
+def test_decode_reads_powers_of_two_of_the_cache_and_finer_steps_of_a_long_one(max_length: int, lengths: list[int]) -> None:
     assert decode_lengths(max_length) == lengths
 
 
 @pytest.mark.parametrize("max_length", [1000, 8192, 131072])
-def test_a_step_never_reads_more_than_twice_what_its_longest_request_needs(max_length: int) -> None:
+def test_a_step_reads_at_most_twice_what_its_longest_request_needs_and_less_if_that_is_long(max_length: int) -> None:
     lengths = decode_lengths(max_length)
     for position in {1, 128, 129, 300, max_length // 3, max_length // 2 + 1, max_length}:
-        assert bucket_for(position, lengths) <= max(128, 2 * position)
+        most = 2 * position if position < 1024 else 1.5 * position
+        assert bucket_for(position, lengths) <= max(128, most)
 
 
 def test_a_length_beyond_the_largest_bucket_is_an_error_that_names_both() -> None:

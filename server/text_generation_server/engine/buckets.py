@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 SMALLEST_DECODE = 128
 
+FINER_FROM = 1024
+"""Positions from which a decode step has one more length between two powers of two."""
+
 NARROWEST = 32
 """Tokens of the narrowest row of a piece: what prompts that share a piece are padded to."""
 
@@ -56,23 +59,21 @@ def piece_shapes(slots: int, max_length: int, chunk: int) -> list[PieceShape]:
 
 
 def decode_lengths(max_length: int) -> list[int]:
-    """Lengths of the cache that a decode step reads, ascending: powers of two from 128, and max_length itself.
+    """Lengths of the cache that a decode step reads, ascending: powers of two from 128, from 1024 on those in the
+    middle between two as well, and max_length itself.
 
     A step reads up to the furthest live request: while all are short, the rest is padding that need not move. So a
-    step never moves more than twice what its longest request needs, whatever max_length is. Below 128 positions the
-    padding is too small to be worth a program.
+    step never moves more than twice what its longest request needs, whatever max_length is, and 1.5 times where the
+    cache is much of what moves. Below 128 positions the padding is too small to be worth a program.
     """
-    return powers_of_two(SMALLEST_DECODE, max_length)
-
-
-def powers_of_two(smallest: int, largest: int) -> list[int]:
-    """smallest, 2 * smallest, ... below `largest`, and `largest`."""
     lengths = []
-    size = smallest
-    while size < largest:
+    size = SMALLEST_DECODE
+    while size < max_length:
         lengths.append(size)
+        if size >= FINER_FROM and size + size // 2 < max_length:
+            lengths.append(size + size // 2)
         size *= 2
-    return [*lengths, largest]
+    return [*lengths, max_length]
 
 
 def bucket_for(length: int, buckets: list[int]) -> int:
