@@ -231,6 +231,26 @@ def test_each_step_but_the_last_is_followed_by_another_before_it_is_read(room: R
         assert order[f"choose {number + 1}"] < order[f"read {number}"]
 
 
+def kinds(timeline: list[str]) -> list[str]:
+    """Pieces, and steps that were started, in order."""
+    return [event.split()[0] for event in timeline if event.startswith(("extend", "start"))]
+
+
+def test_short_prompts_that_come_together_are_complete_before_the_first_step(make_room: MakeRoom) -> None:
+    room = make_room(batch_size=8, max_length=128)
+    outcome = room.generator.prefill(0, [request(slot, chr(97 + slot) * 60, 3) for slot in range(8)])
+    assert ids(outcome) == list(range(8))
+    started = kinds(room.engine.timeline)
+    assert started.count("extend") > 4
+    assert started == ["extend"] * started.count("extend") + ["start"] * started.count("start")
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one_that_comes_with_it(make_room: MakeRoom) -> None:
+    room = make_room(batch_size=2, max_length=2000)
+    room.generator.prefill(0, [request(0, "Hello", 3), request(1, "a b" * 600, 3)])
+    assert kinds(room.engine.timeline)[:3] == ["extend", "start", "extend"]
+
+
 def test_a_newcomer_is_seated_before_the_next_step_starts(room: Room) -> None:
     room.generator.prefill(0, [endless(0, 10)])
     room.generator.decode([0])

@@ -28,7 +28,7 @@ def test_a_later_turn_of_a_chat_continues_in_the_slot_of_the_one_before(room: Ro
     prompt = room.engine.fills[0].token_ids
     output = tuple(token.id for generation in first for token in generation.tokens)
     index = room.generator.prefixes
-    assert index.longest([*prompt, *output, 5, 6, 7], BASE) == Prefix(0, len(prompt) + 5)
+    assert index.find([*prompt, *output, 5, 6, 7], BASE).prefix == Prefix(0, len(prompt) + 5)
     room.answer(prompt=SYSTEM + "Hello" + " again", max_new_tokens=2, ignore_eos_token=True)
     found = prefix_of_last_fill(room)
     assert found is not None
@@ -109,20 +109,20 @@ def test_a_prompt_of_one_token_finds_nothing_and_a_whole_prompt_leaves_its_last_
     index = PrefixIndex(2, 16)
     index.begin(0, [1, 2, 3, 4], BASE, None)
     index.extended(0, 3)
-    assert index.longest([1], BASE) is None
-    assert index.longest([1, 2, 3], BASE) == Prefix(0, 2)
-    assert index.longest([1, 2, 3, 4, 5], BASE) == Prefix(0, 3)
-    assert index.longest([2, 2, 3], BASE) is None
+    assert index.find([1], BASE).prefix is None
+    assert index.find([1, 2, 3], BASE).prefix == Prefix(0, 2)
+    assert index.find([1, 2, 3, 4, 5], BASE).prefix == Prefix(0, 3)
+    assert index.find([2, 2, 3], BASE).prefix is None
 
 
 def test_only_what_was_computed_counts_until_the_rest_is() -> None:
     prompt = list(range(WORTH_WAITING + 10))
     index = PrefixIndex(2, 200)
     index.begin(0, prompt, BASE, None)
-    assert index.longest(prompt, BASE) is None
-    assert index.is_worth_waiting(prompt, BASE)
+    assert index.find(prompt, BASE).prefix is None
+    assert index.find(prompt, BASE).more_is_coming
     index.extended(0, 20)
-    assert index.longest(prompt, BASE) == Prefix(0, 20)
-    assert not index.is_worth_waiting(prompt, BASE)
+    assert index.find(prompt, BASE).prefix == Prefix(0, 20)
+    assert not index.find(prompt, BASE).more_is_coming
     index.released(0)
-    assert index.longest([*prompt, 1], BASE) == Prefix(0, 20)
+    assert index.find([*prompt, 1], BASE).prefix == Prefix(0, 20)

@@ -124,7 +124,7 @@ def test_a_released_slot_keeps_its_prefix_while_others_go_on(model_type: str, tm
     driver.step(RING.size + 10)
     index = index_with(prompt, held=203)
     longer = [*prompt, *chance.choices(range(3, 160), k=9)]
-    assert index.longest(longer, BASE) == Prefix(0, 200)
+    assert index.find(longer, BASE).prefix == Prefix(0, 200)
     again = driver.join(2, longer, prefix=Prefix(0, 200))
     driver.step(5)
     assert_follows(reference, longer, again)
@@ -160,7 +160,7 @@ def test_the_shortest_prefix_that_is_at_hand_is_right_and_a_shorter_one_is_not_a
     def asks(common: int) -> list[int]:
         return [*prompt[:common], 2, 2, 2]
 
-    at_hand = [common for common in range(1, 249) if index.longest(asks(common), BASE)]
+    at_hand = [common for common in range(1, 249) if index.find(asks(common), BASE).prefix]
     shortest = min(at_hand)
     assert at_hand == list(range(shortest, 249))
     # It may be shorter by a piece than what the slot holds.
@@ -175,14 +175,14 @@ def test_the_shortest_prefix_that_is_at_hand_is_right_and_a_shorter_one_is_not_a
     index.begin(1, asks(shortest), BASE, Prefix(0, shortest))
     index.extended(1, shortest + 2)
     index.begin(0, [9, 9], BASE, None)
-    assert index.longest(asks(shortest - 1), BASE) is None
-    assert index.longest([*prompt[:shortest], 7, 7], BASE) == Prefix(1, shortest)
+    assert index.find(asks(shortest - 1), BASE).prefix is None
+    assert index.find([*prompt[:shortest], 7, 7], BASE).prefix == Prefix(1, shortest)
 
 
 def test_a_slot_that_never_went_around_gives_every_prefix() -> None:
     prompt = list(range(50))
     index = index_with(prompt, held=RING.size - CHUNK)
-    assert [index.longest([*prompt[:common], 99], BASE) for common in range(1, 50)] == [
+    assert [index.find([*prompt[:common], 99], BASE).prefix for common in range(1, 50)] == [
         Prefix(0, common) for common in range(1, 50)
     ]
 

@@ -251,6 +251,9 @@ class Generator:
         return any(owner.constraint is not None and owner.state is State.RUNNING for owner in owners)
 
     def _owners_of_next_step(self) -> dict[int, RequestState]:
+        """None while prompts come first."""
+        if self._prompts.come_first:
+            return {}
         return {slot: owner for slot, owner in self._slots.owners().items() if owner.wants_token}
 
     def _read_first_tokens(self, newcomers: list[RequestState], clock: Clock) -> None:

@@ -1,6 +1,7 @@
 """Which tokens each slot holds, so that a prompt need not be computed again where its beginning is at hand."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,19 @@ WORTH_WAITING = 64
 
 WORTH_KEEPING = 16
 """A free slot that holds fewer tokens behind a shared beginning is given away instead of being copied."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The beginning of a prompt in the slots.
+
+    Attributes:
+        prefix: the slot that holds most of it; None if none does.
+        more_is_coming: much more will be at hand when the slots that are filling have their prompts.
+    """
+
+    prefix: Prefix | None
+    more_is_coming: bool
 
 
 class PrefixIndex:
@@ -46,20 +60,16 @@ class PrefixIndex:
         self.hits = 0
         self.hit_tokens = 0
 
-    def longest(self, token_ids: Sequence[int], variant: Variant) -> Prefix | None:
-        """The slot that holds most of the beginning of a prompt, computed in the same variant; None if none does.
+    def find(self, token_ids: Sequence[int], variant: Variant) -> Found:
+        """What is at hand of the beginning of a prompt, computed in the same variant.
 
         The last token of a prompt never counts: the model has to run on it.
         """
-        common = self._at_hand(self._common(token_ids, variant), self._held)
-        slot = int(common.argmax())
-        return Prefix(slot, int(common[slot])) if common[slot] else None
-
-    def is_worth_waiting(self, token_ids: Sequence[int], variant: Variant) -> bool:
-        """Whether much more of the beginning will be at hand when the slots that are filling have their prompts."""
         common = self._common(token_ids, variant)
-        now, then = (int(self._at_hand(common, lengths).max()) for lengths in (self._held, self._promised))
-        return then >= now + WORTH_WAITING
+        now, then = (self._at_hand(common, lengths) for lengths in (self._held, self._promised))
+        slot = int(now.argmax())
+        longest = int(now[slot])
+        return Found(Prefix(slot, longest) if longest else None, int(then.max()) >= longest + WORTH_WAITING)
 
     def choose(self, free: Collection[int], prefix: Prefix | None) -> int:
         """The free slot that should be given away: the one whose tokens were of no use for the longest time.
@@ -98,6 +108,10 @@ class PrefixIndex:
         if place < self._tokens.shape[1]:
             self._tokens[slot, place] = token_id
             self._next[slot] = place + 1
+
+    def missing(self, slot: int) -> int:
+        """How many tokens of its prompt are not in the slot, without the last one."""
+        return int(self._promised[slot] - self._held[slot])
 
     def released(self, slot: int) -> None:
         """No more comes to what the slot holds."""

@@ -15,6 +15,9 @@ from text_generation_server.engine.contract import Engine
 PIECES_IN_FLIGHT = 2
 """Pieces that are started and not read while no request runs: as with steps, the next one is there when one ends."""
 
+WORTH_GATHERING = 512
+"""Tokens of prompts that a first step waits for: it costs as much for a few requests as for all."""
+
 SECONDS_BETWEEN_REPORTS = 60.0
 """Of what prefixes saved, in the log; nothing is written while no prompt arrives."""
 
@@ -45,10 +48,11 @@ class Prompts:
             variant = (adapter, self._rotary.family(len(prompt)) if self._rotary else 0)
             # A request that is computed again has the logprobs of its prompt.
             scored = row.prompt_logprobs is not None and len(prompt) == len(row.prompt_ids)
-            if not scored and self.prefixes.is_worth_waiting(prompt, variant):
+            found = self.prefixes.find(prompt, variant)
+            if found.more_is_coming and not scored:
                 continue
             # Logprobs need the whole prompt to be computed.
-            prefix = None if scored else self.prefixes.longest(prompt, variant)
+            prefix = None if scored else found.prefix
             slot = self.prefixes.choose(free, prefix)
             self._slots.take(row, slot)
             with clock.forward():
@@ -67,12 +71,23 @@ class Prompts:
             if is_live:
                 row.run()
 
+    @property
+    def come_first(self) -> bool:
+        """Whether steps wait for the prompts that are on their way: they are short, and nobody has a token yet who
+        would pause."""
+        owners = self._slots.owners()
+        if any(owner.has_begun for owner in owners.values()):
+            return False
+        filling = [slot for slot, owner in owners.items() if owner.state is State.PREFILLING]
+        return 0 < sum(map(self.prefixes.missing, filling)) <= WORTH_GATHERING
+
     def extend(self, clock: Clock) -> None:
-        """Starts a piece, if a prompt is not complete. While a request runs no piece follows another without a step."""
+        """Starts a piece, if a prompt is not complete. While a request runs no piece follows another without a step,
+        but for those that come first."""
         holders = self._slots.owners()
         owners = {slot: owner for slot, owner in holders.items() if owner.state is State.PREFILLING}
         somebody_runs = any(owner.wants_token for owner in holders.values())
-        if somebody_runs and self._in_flight.ends_with_piece:
+        if somebody_runs and self._in_flight.ends_with_piece and not self.come_first:
             return
         if not owners or self._in_flight.pieces >= PIECES_IN_FLIGHT:
             return

@@ -131,6 +131,11 @@ class RequestState:
         enough = len(self._generated) + self.in_flight >= self.request.max_new_tokens
         return not enough and self.state is State.RUNNING
 
+    @property
+    def has_begun(self) -> bool:
+        """It has a token, or one is on its way."""
+        return bool(self._generated or self.in_flight)
+
     def propose(self, most: int, max_length: int) -> list[int]:
         """Up to `most` tokens that may come next, without those behind which it may have no other token.
 
