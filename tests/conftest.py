@@ -17,7 +17,7 @@ import jax
 import pytest
 from loguru import logger
 
-from text_generation_server.runtime.executable import COMPILER_OPTIONS
+from support import compilation
 
 # Only of this process: a server that a test starts has one device, as the CPU of a user has.
 flags = os.environ.get("XLA_FLAGS")
@@ -53,17 +53,7 @@ def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixtur
     logger.remove(sink)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
 def quick_compilation() -> Iterator[None]:
-    """Programs that are compiled in a quarter of the time, slow ones, for models so small that it does not matter."""
-    with pytest.MonkeyPatch.context() as patch:
-        quick = {
-            "xla_backend_optimization_level": "0",
-            "xla_llvm_disable_expensive_passes": "True",
-            # The older emitters of LLVM's code, without MLIR in between.
-            "xla_cpu_use_fusion_emitters": "False",
-            # In one part: several take longer together, and the other processors have tests of their own.
-            "xla_cpu_parallel_codegen_split_count": "1",
-        }
-        patch.setitem(COMPILER_OPTIONS, "cpu", quick)
+    with compilation.quick_compilation():
         yield

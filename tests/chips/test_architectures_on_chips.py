@@ -9,8 +9,6 @@ from support import engines
 from support.checkpoints import RECIPES, save
 from support.driver import Driver
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 EVERY_NUMBER = ("gemma2", "gpt2", "gpt_neox", "llama", "phi3")
 """One of each kind: bounded scores and a window, a vocabulary in one table, fused projections of three kinds."""
 

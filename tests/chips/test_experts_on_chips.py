@@ -10,8 +10,6 @@ from support import engines
 from support.checkpoints import save
 from support.driver import Driver
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CHANCE = random.Random(4)
 # So long that their tokens are sorted by expert.
 PROMPTS = [[CHANCE.randrange(3, 160) for _ in range(length)] for length in (90, 110)]

@@ -7,8 +7,6 @@ from support.driver import prefill, score, step
 from text_generation_server.engine.contract import AllowedTokens, ChosenTokens, Engine, Prefix, WarmupProgress
 from text_generation_server.sampling.parameters import SamplingParameters
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 GREEDY = SamplingParameters()
 PROMPT = [3, 1, 2]
 

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from support import engines
+from support.compilation import compilation_as_served
 from text_generation_server.engine.engine import StaticBatchEngine
 from text_generation_server.model.configuration import eos_token_ids, load_config, load_tokenizer
 from tpu_tgi import demo_model
@@ -34,7 +35,8 @@ def model_directory() -> Path:
 
 @pytest.fixture(scope="session")
 def warmed_up(model_directory: Path) -> LoadedEngine:
-    engine = engines.engine(model_directory, batch_size=4, max_length=512)
+    with compilation_as_served():
+        engine = engines.engine(model_directory, batch_size=4, max_length=512)
     tokenizer = load_tokenizer(model_directory)
     ids = eos_token_ids(model_directory, load_config(model_directory), tokenizer)
     return LoadedEngine(engine, tokenizer, ids)

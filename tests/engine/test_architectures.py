@@ -24,8 +24,6 @@ from support.driver import Driver, Run, score
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.model.architectures import SUPPORTED_MODEL_TYPES
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 LENGTH = 96
 
 

@@ -56,12 +56,16 @@ def test_a_row_that_would_reach_past_its_slot_begins_earlier_with_the_tokens_tha
         (3000, [128, 256, 512, 1024, 1536, 2048, 3000]),
     ],
 )
-def test_decode_reads_powers_of_two_of_the_cache_and_finer_steps_of_a_long_one(max_length: int, lengths: list[int]) -> None:
+def test_decode_reads_powers_of_two_and_finer_steps_of_a_long_cache(
+    max_length: int, lengths: list[int]
+) -> None:
     assert decode_lengths(max_length) == lengths
 
 
 @pytest.mark.parametrize("max_length", [1000, 8192, 131072])
-def test_a_step_reads_at_most_twice_what_its_longest_request_needs_and_less_if_that_is_long(max_length: int) -> None:
+def test_a_step_reads_at_most_twice_what_its_longest_request_needs_and_less_if_that_is_long(
+    max_length: int,
+) -> None:
     lengths = decode_lengths(max_length)
     for position in {1, 128, 129, 300, max_length // 3, max_length // 2 + 1, max_length}:
         most = 2 * position if position < 1024 else 1.5 * position

@@ -22,8 +22,6 @@ from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.loading.engine import EngineLoader
 from tpu_tgi.parameters.model import Checkpoint
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 LENGTH = 160
 CHUNK = 32
 
@@ -71,9 +69,7 @@ class Loaded:
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=str)
-def loaded(
-    request: pytest.FixtureRequest, quick_compilation: None, tmp_path_factory: pytest.TempPathFactory
-) -> Loaded:
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     kind: Kind = request.param
     directory = save(
         kind.model_type,

@@ -23,8 +23,6 @@ from text_generation_server.text.tokenizer import ModelTokenizer
 
 from . import test_every_feature_at_random as every_feature
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 REQUESTS = {1: 60, 4: 20}
 """By the number of chips. Four of them do not divide the two key heads of the model: so they share the slots."""
 

@@ -13,8 +13,6 @@ from support.checkpoints import save
 from support.driver import Driver, score
 from text_generation_server.sampling.parameters import SamplingParameters
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PROMPT = [9, 30, 77, 4, 120]
 WARM = SamplingParameters(temperature=0.7, top_p=0.9, seed=1)
 

@@ -29,8 +29,6 @@ from text_generation_server.engine.contract import Prefix
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.runtime.mesh import compilations
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @dataclass(frozen=True)
 class Kind:

@@ -18,8 +18,6 @@ from support.quantised_checkpoints import PACKED, mxfp4, packed
 from text_generation_server.errors import InvalidSettingError, UnsupportedModelError
 from tpu_tgi.parameters.model import Checkpoint as LauncherCheckpoint
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CHANCE = random.Random(6)
 PROMPT = [CHANCE.randrange(3, 160) for _ in range(21)]
 LENGTH = 64

@@ -18,8 +18,6 @@ from text_generation_server.engine.contract import Prefix
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.rings import Ring
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 LENGTH = 320
 CHUNK = 64
 RING = Ring(WINDOW, CHUNK)

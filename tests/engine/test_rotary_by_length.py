@@ -16,8 +16,6 @@ from support.driver import Driver, score
 from support.traffic import MAX_LENGTH, TOKENIZER, alone, is_plain, prompt_of, random_request, serve
 from text_generation_server.batching.requests import GenerationRequest
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ORIGINAL = 45
 """Tokens beyond which frequencies change: prompts are shorter and longer, and outputs cross it."""
 

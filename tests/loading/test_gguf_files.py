@@ -18,8 +18,6 @@ from text_generation_server.model.configuration import load_tokenizer
 from text_generation_server.model.gguf_conversion import convert
 from wire.small_hub import MODEL, small_hub
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PROMPT = [5, 9, 133, 44, 270]
 
 

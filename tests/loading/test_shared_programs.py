@@ -2,12 +2,8 @@
 
 from pathlib import Path
 
-import pytest
-
 from support import engines
 from support.checkpoints import save
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 NAMES = ("forward 80", "seat", "admit none", "choose none", "constrain")
 
