@@ -14,16 +14,21 @@ from support.small_tokenizers import byte_level
 
 START = textwrap.dedent(
     """
-    import json, sys
+    import json, os, sys
     from pathlib import Path
     if "without torch" in sys.argv:
         for name in ("torch", "torch_xla", "transformers"):
             sys.modules[name] = None
     from text_generation_server.engine.contract import WarmupProgress
     from text_generation_server.loading.engine import EngineOptions, load_engine
-    from text_generation_server.runtime.mesh import compilations
+    from text_generation_server.runtime.mesh import DeviceMesh
     from text_generation_server.sampling.parameters import SamplingParameters
-    origins = []
+    origins, children = [], []
+    assemble = DeviceMesh.assemble
+    def noted(*arguments):
+        children.append(Path(f"/proc/self/task/{os.getpid()}/children").read_text())
+        return assemble(*arguments)
+    DeviceMesh.assemble = noted
     options = EngineOptions(batch_size=2, max_length=32)
     loaded = load_engine(Path(sys.argv[1]), options, Path(sys.argv[2]), lambda step: origins.append(step.origin))
     loaded.engine.warm_up(lambda _: None)
@@ -34,7 +39,8 @@ START = textwrap.dedent(
     for _ in range(6):
         tokens.append(loaded.engine.start_step().choose().read()[1][0].token_id)
     imported = [name for name in ("torch", "torch_xla", "transformers") if sys.modules.get(name)]
-    print(json.dumps({"origins": sorted(set(origins)), "tokens": tokens, "imported": imported}))
+    said = {"origins": sorted(set(origins)), "tokens": tokens, "imported": imported}
+    print(json.dumps(said | {"children while weights are read": sorted(set(children))}))
     """
 )
 
@@ -68,6 +74,11 @@ def test_the_first_start_compiles_and_keeps_torch_out_of_its_process(
     _, first = filled
     assert first["origins"] == ["compiled"]
     assert first["imported"] == []
+
+
+def test_weights_are_read_when_the_process_with_torch_is_gone(filled: tuple[Path, dict[str, Any]]) -> None:
+    _, first = filled
+    assert first["children while weights are read"] == [""]
 
 
 def test_the_second_start_compiles_nothing_and_works_where_torch_cannot_be_imported(

@@ -243,6 +243,8 @@ class EngineLoader:
                 if smaller >= 1:
                     return self.load(progress, smaller)
             self._require_memory(need, batch_size, length, free)
+            # torch and the model's description take a gigabyte, which the weights may need.
+            self._lowering.close()
         try:
             weights = load_weights(self.description, self.checkpoint, self.mesh, self.sharding, self.layers())
             for layer, stack in self._stacks.items():

@@ -19,7 +19,7 @@ class LoweringHere:
         self._placed: PlacedModel | None = None
 
     def describe(self, source: ModelSource) -> ModelDescription:
-        self._placed = PlacedModel(source)
+        self._source, self._placed = source, PlacedModel(source)
         return self._placed.description
 
     def resume(self, source: ModelSource) -> None:
@@ -40,4 +40,4 @@ class LoweringHere:
         return self._placed.lower(options, names)
 
     def close(self) -> None:
-        self._source = self._placed = None
+        self._placed = None

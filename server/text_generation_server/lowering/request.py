@@ -64,5 +64,5 @@ class Lowering(Protocol):
         ...
 
     def close(self) -> None:
-        """No more is asked."""
+        """Gives back what it holds. More may be asked, for which all of it is made again."""
         ...
