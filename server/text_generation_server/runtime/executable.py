@@ -16,10 +16,10 @@ from text_generation_server.runtime.mesh import Buffer, DeviceMesh
 from text_generation_server.runtime.stablehlo import (
     CallOrder,
     Placements,
-    accept_packed,
     call_order,
     jitted,
     shapes,
+    starter,
 )
 
 COMPILER_OPTIONS = {
@@ -68,7 +68,7 @@ class Executable:
     ) -> None:
         self.memory = memory
         self._compiled = compiled
-        accept_packed(compiled)
+        self._start = starter(compiled)
         self._signature = signature
         self._constants = dict(constants)
         self._template: list[Buffer | None] = []
@@ -97,7 +97,7 @@ class Executable:
         for place, name in self._passed:
             given = inputs.get(name)
             arguments[place] = state[name] if given is None else given
-        return dict(zip(self._signature.results, self._compiled(*arguments), strict=True))
+        return dict(zip(self._signature.results, self._start(arguments), strict=True))
 
     def to_bytes(self) -> bytes:
         """For `from_bytes`, on the same devices with the same versions."""
