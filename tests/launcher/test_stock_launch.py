@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,18 @@ def test_the_launcher_gets_every_number_that_two_numbers_mean(programs: Path, mo
     assert outcome.option("--waiting-served-ratio") == "0.0"
     assert outcome.option("--num-shard") == "1"
     assert "--max-batch-total-tokens" not in outcome.arguments
+
+
+def test_the_launcher_finds_the_shard_of_an_environment_that_is_not_active(
+    programs: Path, model: str
+) -> None:
+    beside = Path(sys.executable).parent
+    found = run(programs, model).variables["PATH"]
+    assert found == f"{beside}:{programs}:/usr/bin:/bin"
+    assert (
+        run(programs, model, PATH=f"{programs}:{beside}:/bin").variables["PATH"]
+        == f"{programs}:{beside}:/bin"
+    )
 
 
 def test_the_launcher_starts_one_shard_and_that_is_told_the_number_of_chips(

@@ -1,9 +1,14 @@
 """How the stock launcher is called: every number that has to agree, what was given, and the rest as it came."""
 
+import os
+import shutil
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from text_generation_server.errors import InvalidSettingError
+from tpu_tgi.embedded.shard_process import EXECUTABLE
 from tpu_tgi.options.command import Choices
 from tpu_tgi.options.option import Option, Panel
 from tpu_tgi.options.table import OPTIONS, Dtype
@@ -71,7 +76,7 @@ def launcher_environment(programs: StockPrograms, choices: Choices, parameters: 
     option. So are empty variables, which it does not take for absent, and switches such as `1`, of which it knows
     only `true` and `false`.
     """
-    environment = dict(programs.environment)
+    environment = with_shard_in_path(programs.environment)
     for option in OPTIONS:
         given = environment.pop(option.variable, None) if not option.own else None
         value = choices.values[option.name]
@@ -88,6 +93,15 @@ def launcher_environment(programs: StockPrograms, choices: Choices, parameters: 
         level = choices.values["log_level"]
         environment["LOG_LEVEL"] = LEVELS.get(level.upper(), level.lower() if level.isalpha() else level)
     return environment
+
+
+def with_shard_in_path(environment: Mapping[str, str]) -> dict[str, str]:
+    """The launcher looks for the shard in PATH: the environment of this Python counts as active, if it is not."""
+    path = environment.get("PATH", os.defpath)
+    beside = Path(sys.executable).with_name(EXECUTABLE)
+    if shutil.which(EXECUTABLE, path=path) is not None or not beside.is_file():
+        return dict(environment)
+    return {**environment, "PATH": f"{beside.parent}{os.pathsep}{path}"}
 
 
 def refuse_what_it_does_not_know(values: Mapping[str, Any]) -> None:
