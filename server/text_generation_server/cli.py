@@ -104,6 +104,13 @@ def serve(
             "Also TPU_TGI_PREFILL_CHUNK."
         ),
     ] = None,
+    steps_per_answer: Annotated[
+        int | None,
+        typer.Option(
+            help="Decode steps that the device may take without the host, 0 to 16, while that pays; by default 16 for "
+            "small models on an accelerator, else 0. Also TPU_TGI_STEPS_PER_ANSWER."
+        ),
+    ] = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(
@@ -142,6 +149,7 @@ def serve(
                 compile_cache=compile_cache,
                 hang_timeout=hang_timeout,
                 prefill_chunk=prefill_chunk,
+                steps_per_answer=steps_per_answer,
                 metrics_port=metrics_port,
             ),
             os.environ,

@@ -32,6 +32,10 @@ class ShardMetrics(Collector):
                 "Drafts that were chosen, each a token without a step of its own",
                 self._shard.generator.speculation.accepted,
             ),
+            "steps_without_host": (
+                "Decode steps of programs that took several",
+                self._shard.generator.steps_ahead.taken,
+            ),
             "refusals": ("Requests and calls that were refused", self._shard.refusals),
         }
         gauges: dict[str, tuple[str, float | None]] = {

@@ -29,6 +29,10 @@ piece, however small (docs/prompts.md)."""
 MOST_DRAFTS = 8
 """Of --speculate. Each one more is computed for every slot in each step with drafts, and is right more rarely."""
 
+MOST_STEPS = 16
+"""That one program may take without the host: the rest of the host's work on a step is a sixteenth then. All of them
+must be fewer than the tokens of the smallest piece, see `engine.rings`."""
+
 DEFAULT_HANG_SECONDS = 300.0
 LONGEST_SOCKET_PATH = 107
 """Bytes in `sun_path` of a Linux unix socket address, less the final zero."""
@@ -51,6 +55,7 @@ class ServeFlags:
     compile_cache: str | None = None
     hang_timeout: float | None = None
     prefill_chunk: int | None = None
+    steps_per_answer: int | None = None
     metrics_port: int | None = None
     num_shard: int | None = None
 
@@ -92,6 +97,7 @@ class Settings:
         compile_cache: keeps compiled programs for the next start; None keeps none.
         hang_seconds: after so long a call of the device counts as hanging.
         prefill_chunk: tokens of the largest piece of a prompt; None: CPU_CHUNK or ACCELERATOR_CHUNK.
+        steps_per_answer: that the device may take without the host; 0: none; None: what suits model and device.
         metrics_port: for Prometheus; None: no metrics.
         speculate: tokens of each request that one step may verify; 0: none.
         chips: of this host that share the model; None: all.
@@ -115,6 +121,7 @@ class Settings:
     compile_cache: Path | None = None
     hang_seconds: float = DEFAULT_HANG_SECONDS
     prefill_chunk: int | None = None
+    steps_per_answer: int | None = None
     metrics_port: int | None = None
     chips: int | None = None
     speculate: int = 0
@@ -184,6 +191,7 @@ def read_settings(model_id: str, flags: ServeFlags, environment: Mapping[str, st
         compile_cache=compile_cache(flags.compile_cache, environment),
         hang_seconds=hang_seconds(flags.hang_timeout, environment),
         prefill_chunk=prefill_chunk(flags.prefill_chunk, environment),
+        steps_per_answer=steps_per_answer(flags.steps_per_answer, environment),
         metrics_port=metrics_port(flags.metrics_port, environment),
         chips=chips(flags.num_shard, environment),
         speculate=speculate(flags.speculate),
@@ -308,6 +316,21 @@ def prefill_chunk(flag: int | None, environment: Mapping[str, str]) -> int | Non
             f"Given: {given}"
         )
     return given
+
+
+def steps_per_answer(flag: int | None, environment: Mapping[str, str]) -> int | None:
+    """--steps-per-answer or TPU_TGI_STEPS_PER_ANSWER. InvalidSettingError unless it is from 0 to MOST_STEPS."""
+    name, given = "--steps-per-answer", None if flag is None else str(flag)
+    if given is None:
+        name = "TPU_TGI_STEPS_PER_ANSWER"
+        given = environment.get(name) or None
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdigit() and int(given) <= MOST_STEPS):
+        raise InvalidSettingError(
+            f"{name} must be from 0 (one at a time) to {MOST_STEPS}, for example {MOST_STEPS}. Given: {given}"
+        )
+    return int(given)
 
 
 def speculate(flag: int | None) -> int:

@@ -134,6 +134,7 @@ def load_shard(settings: Settings, directory: Path, on_fatal: Callable[[BaseExce
             chips=settings.chips,
             prefill_chunk=settings.prefill_chunk,
             speculate=settings.speculate,
+            steps=settings.steps_per_answer,
             cache_dtype=settings.cache_dtype,
         )
         loaded = load_engine(directory, options, settings.compile_cache)

@@ -11,6 +11,7 @@ from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.request_state import RequestState
 from text_generation_server.batching.requests import Generation, GenerationRequest
 from text_generation_server.batching.speculation import FIRST_PRICE, FORGET_AFTER, Speculation
+from text_generation_server.batching.step_times import StepKind, StepTimes
 from text_generation_server.engine.fake import FakeEngine
 from text_generation_server.grammar.definition import Grammar, GrammarKind
 from text_generation_server.text.tokenizer import ModelTokenizer
@@ -163,38 +164,39 @@ def test_steps_with_masks_tell_what_a_plain_step_takes(monkeypatch: pytest.Monke
     served = Generator(engine, TOKENIZER, frozenset({EOS}))
     answers(served, [request(0, grammar=Grammar(GrammarKind.REGEX, "[a-z]{30}"))])
     assert engine.calls["masked decode"] >= 30
-    assert len(served.speculation._plain) > 5
+    assert served._times.of(StepKind.PLAIN) is not None
 
 
 def test_drafts_are_verified_only_below_the_measured_price() -> None:
-    decides = Speculation(4, 1000)
+    times = StepTimes()
+    decides = Speculation(4, 1000, times)
     assert decides.price == FIRST_PRICE
     for place in range(4):
-        decides.read(0.2 * place - 0.3, 0.2 * place, is_plain=True)
+        times.read(StepKind.PLAIN, 0.2 * place - 0.3, 0.2 * place)
     # The first run of a program takes longer.
     for now in (9.0, 9.4, 9.8):
-        decides.read(now - 0.4, now, is_plain=False)
+        times.read(StepKind.VERIFYING, now - 0.4, now)
     assert decides.price == pytest.approx(2.0)
     # A prompt in between says nothing of a step.
-    decides.interrupted()
-    decides.read(10.0, 19.0, is_plain=False)
+    times.interrupted()
+    times.read(StepKind.VERIFYING, 10.0, 19.0)
     assert decides.price == pytest.approx(2.0)
 
 
 def test_a_step_that_did_not_follow_another_on_the_device_does_not_count_as_a_plain_one() -> None:
-    decides = Speculation(4, 1000)
-    decides.read(0.0, 1.0, is_plain=True)
-    decides.read(1.5, 2.0, is_plain=True)
-    decides.read(2.0, 2.2, is_plain=False)
-    assert decides.price == FIRST_PRICE
+    times = StepTimes()
+    for place in range(4):
+        times.read(StepKind.PLAIN, place + 0.5, place + 1.0)
+    assert times.of(StepKind.PLAIN) is None
 
 
 def test_a_price_that_was_refused_for_long_is_measured_again() -> None:
-    decides, copying = Speculation(4, 1000), cast(RequestState, Copying())
+    times = StepTimes()
+    decides, copying = Speculation(4, 1000, times), cast(RequestState, Copying())
     for now in range(20):
-        decides.read(now - 1.5, float(now), is_plain=True)
+        times.read(StepKind.PLAIN, now - 1.5, float(now))
     for late in (1000.0, 2000.0, 3000.0):
-        decides.read(19.0, late, is_plain=False)
+        times.read(StepKind.VERIFYING, 19.0, late)
     refused = 0
     while not decides.drafts({0: copying}):
         refused += 1
@@ -202,7 +204,7 @@ def test_a_price_that_was_refused_for_long_is_measured_again() -> None:
 
 
 def test_a_batch_pays_for_the_drafts_of_a_row_as_a_whole() -> None:
-    decides, copying = Speculation(4, 1000), cast(RequestState, Copying())
+    decides, copying = Speculation(4, 1000, StepTimes()), cast(RequestState, Copying())
     without = cast(RequestState, Copying(()))
     assert decides.drafts({0: copying}) == {0: [1, 2, 3, 4]}
     assert decides.drafts({0: copying, 3: without}) == {0: [1, 2, 3, 4]}

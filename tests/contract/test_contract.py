@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from support.driver import prefill, score, step
-from text_generation_server.engine.contract import AllowedTokens, ChosenTokens, Engine, Prefix, WarmupProgress
+from text_generation_server.engine.contract import (
+    AllowedTokens,
+    ChosenTokens,
+    Engine,
+    Prefix,
+    Wanted,
+    WarmupProgress,
+)
 from text_generation_server.sampling.parameters import SamplingParameters
 
 GREEDY = SamplingParameters()
@@ -394,6 +401,75 @@ def test_a_verification_neither_harms_a_slot_that_is_filling_nor_one_that_is_fre
     engine.extend()
     engine.release(1)
     assert ids(engine.verify({0: expected[:2]}).read(), 0) == expected[:3]
+    # The free slot still holds its prompt.
+    prefill(engine, 1, PROMPT, prefix=Prefix(1, 2))
+    assert ids(step(engine), 1)[:1] == expected[:1]
+
+
+def test_several_steps_choose_what_single_ones_do(engine: Engine) -> None:
+    expected, another = alone(engine, 8), alone(engine, 7, [9, 8, 7])
+    prefill(engine, 0, PROMPT)
+    assert ids(engine.start_steps(3, {0: Wanted(9)}).read(), 0) == expected[:3]
+    prefill(engine, 1, [9, 8, 7])
+    chosen = engine.start_steps(4, {0: Wanted(9), 1: Wanted(9)}).read()
+    assert (ids(chosen, 0), ids(chosen, 1)) == (expected[3:7], another[:4])
+    chosen = step(engine)
+    assert (ids(chosen, 0)[:1], ids(chosen, 1)[:1]) == (expected[7:], another[4:5])
+
+
+def test_several_steps_end_when_no_slot_wants_any_more(engine: Engine) -> None:
+    expected = alone(engine, 8)
+    end = expected[2]
+    first = expected.index(end) + 1
+    prefill(engine, 0, PROMPT)
+    prefill(engine, 1, [9, 8, 7])
+    chosen = engine.start_steps(4, {0: Wanted(9, frozenset({end, 1}))}).read()
+    assert (ids(chosen, 0), len(chosen[1])) == (expected[:first], first)
+    assert ids(engine.start_steps(4, {0: Wanted(2), 1: Wanted(1)}).read(), 0) == expected[first : first + 2]
+    assert ids(step(engine), 0)[:1] == expected[first + 2 : first + 3]
+
+
+def test_plain_steps_may_follow_several_before_these_are_read(engine: Engine) -> None:
+    expected = alone(engine, 6)
+    prefill(engine, 0, PROMPT)
+    pending = [engine.start_steps(4, {0: Wanted(3)}), engine.start_step().choose()]
+    assert [token for each in pending for token in ids(each.read(), 0)][:4] == expected[:4]
+    assert ids(engine.start_steps(2, {0: Wanted(2)}).read(), 0) == expected[4:6]
+
+
+def test_several_steps_fill_a_slot_and_may_run_past_its_end(engine: Engine) -> None:
+    prompt = [1] * (engine.info.max_length - 2)
+    expected, another = alone(engine, 2, prompt), alone(engine, 6)
+    prefill(engine, 0, prompt)
+    prefill(engine, 1, PROMPT)
+    chosen = engine.start_steps(4, {0: Wanted(2), 1: Wanted(9)}).read()
+    assert (ids(chosen, 0)[:2], ids(chosen, 1)) == (expected, another[:4])
+    engine.release(0)
+    assert ids(engine.start_steps(2, {1: Wanted(2)}).read(), 1) == another[4:6]
+
+
+def test_several_steps_are_up_to_so_many_for_live_slots_without_alternatives(engine: Engine) -> None:
+    with pytest.raises(RuntimeError, match="No slot is live"):
+        engine.start_steps(2, {})
+    prefill(engine, 0, PROMPT)
+    for count in (0, 5):
+        with pytest.raises(ValueError, match=f"Given: {count}"):
+            engine.start_steps(count, {0: Wanted(9)})
+    assert engine.can_start_steps()
+    prefill(engine, 1, PROMPT, ranked=True)
+    assert not engine.can_start_steps()
+    with pytest.raises(RuntimeError, match="lternatives"):
+        engine.start_steps(2, {0: Wanted(9)})
+
+
+def test_several_steps_neither_harm_a_slot_that_is_filling_nor_one_that_is_free(engine: Engine) -> None:
+    expected = alone(engine, 4)
+    prefill(engine, 1, PROMPT)
+    engine.fill(0, PROMPT, GREEDY)
+    engine.start_steps(4, {1: Wanted(4)}).read()
+    engine.extend()
+    engine.release(1)
+    assert ids(engine.start_steps(4, {0: Wanted(4)}).read(), 0) == expected
     # The free slot still holds its prompt.
     prefill(engine, 1, PROMPT, prefix=Prefix(1, 2))
     assert ids(step(engine), 1)[:1] == expected[:1]

@@ -1,24 +1,34 @@
-"""Speculation on a tiny model: whatever the drafts, each request gets the tokens that it gets without."""
+"""Several tokens a step on a tiny model: whatever the drafts, and however many steps the device takes without the host,
+each request gets the tokens that it gets one by one."""
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from batching.test_steps_ahead import FixedTimes
 from support import engines
 from support.checkpoints import save
 from support.driver import prefill, step
 from support.lora_adapters import save_adapter
+from support.rooms import answers as answers_together
 from text_generation_server.batching.drafts import Drafts
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.request_state import RequestState
 from text_generation_server.batching.requests import Generation, GenerationRequest
 from text_generation_server.batching.speculation import Speculation
+from text_generation_server.batching.step_times import StepTimes
+from text_generation_server.batching.steps_ahead import StepsAhead
 from text_generation_server.engine.contract import ChosenToken
 from text_generation_server.engine.engine import StaticBatchEngine
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.runtime.mesh import compilations
+from text_generation_server.sampling.parameters import SamplingParameters
 from text_generation_server.text.tokenizer import ModelTokenizer
 
 from . import test_every_feature_at_random as every_feature
@@ -28,12 +38,38 @@ REQUESTS = {1: 60, 4: 20}
 
 
 class PlainGenerator(Generator):
-    """Never drafts anything."""
+    """Never drafts anything, and has the device wait for the host."""
 
-    def _new_state(self, request: GenerationRequest) -> RequestState:
-        state = super()._new_state(request)
-        state._drafts = None
-        return state
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._speculation = Speculation(0, self._info.max_length, StepTimes())
+        self._steps_ahead = StepsAhead(0, StepTimes())
+
+
+class LoopingGenerator(PlainGenerator):
+    """Leaves the host out whenever it may."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._steps_ahead = StepsAhead(self._info.steps, FixedTimes())
+        GENERATORS.append(self)
+
+
+class DraftingGenerator(PlainGenerator):
+    """Verifies whatever is drafted."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._speculation = FreeSpeculation(self._info.drafts, self._info.max_length, StepTimes())
+
+
+class FreeSpeculation(Speculation):
+    """A verification costs nothing."""
+
+    price = 0.0
+
+
+GENERATORS: list[LoopingGenerator] = []
 
 
 class Oracle(Drafts):
@@ -90,6 +126,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, chips: int) -> Sequence[Stati
             chips=chips,
             prefill_chunk=32,
             speculate=3,
+            steps=8,
         )
         for _ in range(2)
     ]
@@ -102,7 +139,7 @@ def test_answers_are_the_same_with_and_without_drafts(
     chance, answers = random.Random(6), dict[int, list[Generation]]()
     generators = []
 
-    class OracularGenerator(Generator):
+    class OracularGenerator(DraftingGenerator):
         def _new_state(self, request: GenerationRequest) -> RequestState:
             state = super()._new_state(request)
             answers[request.id] = answer_without(plain, request)
@@ -110,7 +147,6 @@ def test_answers_are_the_same_with_and_without_drafts(
             generators.append(self)
             return state
 
-    monkeypatch.setattr(Speculation, "price", 0.0)
     monkeypatch.setattr(every_feature, "Generator", OracularGenerator)
     compiled = compilations()
     clients = every_feature.serve_at_random(speculative, random.Random(21), REQUESTS[chips])
@@ -123,6 +159,81 @@ def test_answers_are_the_same_with_and_without_drafts(
     assert counted.drafted > REQUESTS[chips]
     assert 0.4 * counted.drafted < counted.accepted < 0.95 * counted.drafted
     assert compilations() == compiled
+
+
+def test_answers_are_the_same_when_the_device_takes_several_steps_without_the_host(
+    pair: Sequence[StaticBatchEngine], chips: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looping, plain = pair
+    anything = every_feature.random_request
+
+    def mostly_simple(chance: random.Random, request_id: int) -> GenerationRequest:
+        """One grammar, and one request for alternatives, keeps all others from it."""
+        request = anything(chance, request_id)
+        if chance.random() < 0.05:
+            return request
+        sampling = replace(request.sampling, typical_p=1.0, watermark=False)
+        return replace(request, grammar=None, top_n_tokens=0, sampling=sampling)
+
+    monkeypatch.setattr(every_feature, "random_request", mostly_simple)
+    monkeypatch.setattr(every_feature, "Generator", LoopingGenerator)
+    compiled = compilations()
+    clients = every_feature.serve_at_random(looping, random.Random(23), REQUESTS[chips])
+    for client in clients:
+        if not client.cancelled and not client.expected_failure:
+            assert client.failure is None, client.request
+            every_feature.compare(client.answer, answer_without(plain, client.request))
+            every_feature.check_end(client)
+    assert GENERATORS[-1].steps_ahead.taken > REQUESTS[chips]
+    assert compilations() == compiled
+
+
+SAMPLINGS = st.sampled_from(
+    [
+        SamplingParameters(),
+        SamplingParameters(do_sample=True, seed=1),
+        SamplingParameters(temperature=0.7, top_k=9, seed=2**60),
+        SamplingParameters(top_p=0.8, repetition_penalty=1.3, seed=3),
+        SamplingParameters(frequency_penalty=1.5),
+    ]
+)
+
+
+@st.composite
+def requests_that_meet(draw: st.DrawFn) -> list[GenerationRequest]:
+    """As many as there are slots at most; texts that repeat themselves have drafts."""
+    return [
+        GenerationRequest(
+            id=request_id,
+            prompt=draw(st.text("ab ", min_size=1, max_size=30)),
+            max_new_tokens=draw(st.integers(1, 40)),
+            sampling=draw(SAMPLINGS),
+            stop_sequences=draw(st.sampled_from([(), (), ("a",), ("e", "th")])),
+            ignore_eos_token=draw(st.booleans()),
+            adapter_id=draw(st.sampled_from([None, "one"])),
+        )
+        for request_id in range(draw(st.integers(1, 4)))
+    ]
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(requests=requests_that_meet())
+def test_whatever_is_asked_for_several_tokens_a_step_are_those_of_single_steps(
+    pair: Sequence[StaticBatchEngine], requests: list[GenerationRequest]
+) -> None:
+    fast, plain = pair
+    expected = answered(PlainGenerator, plain, requests)
+    for kind in (DraftingGenerator, LoopingGenerator):
+        given_answers = answered(kind, fast, requests)
+        for request in requests:
+            every_feature.compare(given_answers[request.id], expected[request.id])
+
+
+def answered(
+    kind: type[Generator], engine: StaticBatchEngine, requests: list[GenerationRequest]
+) -> dict[int, list[Generation]]:
+    tokenizer = ModelTokenizer.from_transformers(every_feature.TOKENIZER)
+    return answers_together(kind(engine, tokenizer, every_feature.EOS), requests)
 
 
 @pytest.mark.parametrize(

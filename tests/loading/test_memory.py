@@ -153,6 +153,19 @@ def test_an_accelerator_gets_the_largest_batch_that_fits_beside_its_programs(
     assert not really.fits(size, slots + 1, 64)
 
 
+def test_small_models_on_accelerators_take_several_steps_without_the_host_unless_told_otherwise(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert engines.loader(directory).shape(1, 64).steps == 0
+    assert engines.loader(directory, steps=4).shape(1, 64).steps == 4
+    monkeypatch.setattr(DeviceMesh, "is_cpu", property(lambda _: False))
+    loader = engines.loader(directory)
+    assert loader.shape(1, 64).steps == 16
+    assert engines.loader(directory, steps=0).shape(1, 64).steps == 0
+    monkeypatch.setattr(loading, "LOOPED_WEIGHTS", loader.memory_need().weights - 1)
+    assert loader.shape(1, 64).steps == 0
+
+
 def test_free_memory_is_that_of_the_host_or_of_the_container(tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:  2000 kB\nMemFree:  100 kB\nMemAvailable:  1000 kB\n")

@@ -19,7 +19,7 @@ START = textwrap.dedent(
     if "without torch" in sys.argv:
         for name in ("torch", "torch_xla", "transformers"):
             sys.modules[name] = None
-    from text_generation_server.engine.contract import WarmupProgress
+    from text_generation_server.engine.contract import Wanted, WarmupProgress
     from text_generation_server.loading.engine import EngineOptions, load_engine
     from text_generation_server.runtime.mesh import DeviceMesh
     from text_generation_server.sampling.parameters import SamplingParameters
@@ -29,15 +29,17 @@ START = textwrap.dedent(
         children.append(Path(f"/proc/self/task/{os.getpid()}/children").read_text())
         return assemble(*arguments)
     DeviceMesh.assemble = noted
-    options = EngineOptions(batch_size=2, max_length=32)
+    options = EngineOptions(batch_size=2, max_length=32, steps=4)
     loaded = load_engine(Path(sys.argv[1]), options, Path(sys.argv[2]), lambda step: origins.append(step.origin))
     loaded.engine.warm_up(lambda _: None)
     prompt = loaded.tokenizer.encode("Grüße", add_special_tokens=True)
     loaded.engine.fill(1, prompt, SamplingParameters())
     loaded.engine.extend()
     tokens = []
-    for _ in range(6):
+    for _ in range(3):
         tokens.append(loaded.engine.start_step().choose().read()[1][0].token_id)
+    several = loaded.engine.start_steps(4, {1: Wanted(3)}).read()[1]
+    tokens += [token.token_id for token in several]
     imported = [name for name in ("torch", "torch_xla", "transformers") if sys.modules.get(name)]
     said = {"origins": sorted(set(origins)), "tokens": tokens, "imported": imported}
     print(json.dumps(said | {"children while weights are read": sorted(set(children))}))

@@ -59,6 +59,7 @@ class EngineOptions:
     prefill_chunk: int | None
     cache_dtype: CacheDtype | None
     speculate: int
+    steps: int | None
 
 
 def load_engine(model_directory: Path, options: EngineOptions, compile_cache: Path | None) -> LoadedEngine:
@@ -77,6 +78,7 @@ def load_engine(model_directory: Path, options: EngineOptions, compile_cache: Pa
         scores_prompts=options.scores_prompts,
         adapters=tuple(name for name, _ in options.adapters),
         drafts=options.speculate,
+        steps=options.steps or 0,
     )
     return LoadedEngine(engine, ModelTokenizer.from_transformers(spelling_tokenizer()), frozenset({eos_id()}))
 

@@ -93,6 +93,8 @@ def test_the_longest_prompt_may_come_from_the_launchers_environment_and_a_flag_w
         ({}, {"speculate": -1}, ["--speculate", "0 (off) to 8", "-1"]),
         ({}, {"kv_cache_dtype": "fp8"}, ["--kv-cache-dtype", "fp8_e4m3fn, fp8_e5m2, int8", "Given: fp8"]),
         ({"TPU_TGI_KV_CACHE_DTYPE": "int4"}, {}, ["TPU_TGI_KV_CACHE_DTYPE", "int8", "Given: int4"]),
+        ({}, {"steps_per_answer": 17}, ["--steps-per-answer", "to 16", "17"]),
+        ({"TPU_TGI_STEPS_PER_ANSWER": "-1"}, {}, ["TPU_TGI_STEPS_PER_ANSWER", "0 (one at a time)", "-1"]),
         ({}, {"sharded": True}, ["--num-shard 1"]),
         ({}, {"dtype": "int8"}, ["--dtype", "bfloat16", "int8"]),
         ({}, {"max_input_tokens": 0}, ["--max-input-tokens", "0"]),
@@ -136,6 +138,12 @@ def test_the_number_of_chips_comes_from_either_place_and_is_that_of_the_host_wit
 @pytest.mark.parametrize(("given", "drafts"), [(None, 0), (0, 0), (4, 4), (8, 8)])
 def test_speculation_is_off_unless_it_is_asked_for(given: int | None, drafts: int) -> None:
     assert settings({}, speculate=given).speculate == drafts
+
+
+def test_how_many_steps_an_answer_has_is_left_to_the_device_unless_it_is_said() -> None:
+    assert settings({}).steps_per_answer is None
+    assert settings({"TPU_TGI_STEPS_PER_ANSWER": "0"}).steps_per_answer == 0
+    assert settings({"TPU_TGI_STEPS_PER_ANSWER": "0"}, steps_per_answer=8).steps_per_answer == 8
 
 
 def test_adapters_come_in_the_launchers_format() -> None:

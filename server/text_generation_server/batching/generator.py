@@ -17,8 +17,10 @@ from text_generation_server.batching.request_state import RequestState, State
 from text_generation_server.batching.requests import BatchOutcome, CachedBatch, GenerationRequest
 from text_generation_server.batching.slots import SlotTable
 from text_generation_server.batching.speculation import Speculation
+from text_generation_server.batching.step_times import StepKind, StepTimes
+from text_generation_server.batching.steps_ahead import StepsAhead
 from text_generation_server.batching.steps_in_flight import PieceInFlight, StepsInFlight
-from text_generation_server.engine.contract import MAX_RANKED, Engine
+from text_generation_server.engine.contract import MAX_RANKED, Engine, Wanted
 from text_generation_server.errors import InvalidRequestError, UnknownBatchError, quoted, require
 from text_generation_server.grammar.constraint import Constraint, wait_for_all, wait_for_one
 from text_generation_server.grammar.masks import masks_of_drafts, masks_of_step
@@ -44,6 +46,9 @@ class Generator:
 
     A step may verify drafts, see `Speculation`. These follow from the last token, so no step is in flight when it is
     started, and none is started before it was read. With a grammar, the masks behind each draft are made before it.
+
+    One program may take several steps, see `StepsAhead`: if no request has a grammar or waits for anything. Which
+    requests end in it is known when it was read, so nothing else is in flight with it.
 
     Prompts are computed in pieces. Each call takes one along: so running requests go on while a long prompt is on its
     way, and a request whose prompt is not complete is left out of the answer.
@@ -71,7 +76,9 @@ class Generator:
         self._arrivals = count()
         self._in_flight = StepsInFlight()
         self._prompts = Prompts(engine, self._slots, self._in_flight)
-        self._speculation = Speculation(info.drafts, info.max_length)
+        self._times = StepTimes()
+        self._speculation = Speculation(info.drafts, info.max_length, self._times)
+        self._steps_ahead = StepsAhead(info.steps, self._times)
 
     def prefill(self, batch_id: int, requests: Sequence[GenerationRequest]) -> BatchOutcome:
         """Accepts new requests under `batch_id`, and starts a piece of their prompts.
@@ -87,7 +94,7 @@ class Generator:
         Raises InvalidRequestError, and changes nothing, if there are no requests, or two with the same id.
         """
         clock = Clock()
-        self._speculation.interrupted()
+        self._times.interrupted()
         newcomers, failures = self._accepted(requests)
         self.clear(batch_id)
         self._forget_requests({request.id for request in requests})
@@ -143,6 +150,11 @@ class Generator:
     def prefixes(self) -> PrefixIndex:
         """What the slots hold; its counters may be read from any thread."""
         return self._prompts.prefixes
+
+    @property
+    def steps_ahead(self) -> StepsAhead:
+        """Its counter may be read from any thread."""
+        return self._steps_ahead
 
     @property
     def speculation(self) -> Speculation:
@@ -228,23 +240,44 @@ class Generator:
     def _start_ahead(self, clock: Clock) -> None:
         """Starts as many steps as may be in flight and have somebody to choose for, each with a piece before it.
 
-        If a step with drafts would pay, it waits until nothing is in flight.
+        If a step with drafts would pay, or several without the host, it waits until nothing is in flight.
         """
-        while self._in_flight.steps < STEPS_IN_FLIGHT and not self._in_flight.ends_with_drafts:
+        while self._in_flight.steps < STEPS_IN_FLIGHT and not self._in_flight.ends_with_several:
             self._prompts.extend(clock)
             owners = self._owners_of_next_step()
             if not owners or self._needs_masks():
                 return
             drafts = self._speculation.drafts(owners)
-            if drafts and self._in_flight.steps:
+            several = 1 if drafts else self._steps_without_host(owners)
+            if (drafts or several > 1) and self._in_flight.steps:
                 return
             if drafts:
                 self._verify(drafts, owners, clock)
+                continue
+            if several > 1:
+                self._start_several(several, owners, clock)
                 continue
             started = time.monotonic()
             with clock.forward():
                 pending = self._engine.start_step().choose()
             self._in_flight.add_step(pending, owners, started)
+
+    def _steps_without_host(self, owners: dict[int, RequestState]) -> int:
+        """How many steps the next program should take."""
+        if not self._steps_ahead.is_on or not self._engine.can_start_steps() or self._in_flight.pieces:
+            return 1
+        # Whoever waits for a slot, a grammar or a piece should not wait longer.
+        busy = (State.PARKED, State.WAITING, State.PREFILLING)
+        if any(row.state in busy for rows in self._batches.values() for row in rows):
+            return 1
+        return self._steps_ahead.count(owners.values())
+
+    def _start_several(self, count: int, owners: dict[int, RequestState], clock: Clock) -> None:
+        wanted = {slot: Wanted(owner.tokens_left, owner.eos_token_ids) for slot, owner in owners.items()}
+        started = time.monotonic()
+        with clock.forward():
+            pending = self._engine.start_steps(count, wanted)
+        self._in_flight.add_step(pending, owners, started, StepKind.LOOPED)
 
     def _needs_masks(self) -> bool:
         owners = self._slots.owners().values()
@@ -287,10 +320,10 @@ class Generator:
 
         If a step with drafts would pay, all is read before.
         """
-        was_verifying = self._in_flight.ends_with_drafts
+        chose_several = self._in_flight.ends_with_several
         self._prompts.extend(clock)
         owners = self._owners_of_next_step()
-        if was_verifying or self._speculation.drafts(owners):
+        if chose_several or self._speculation.drafts(owners):
             while len(self._in_flight):
                 self._read_next(clock)
             self._release_ended()
@@ -327,21 +360,24 @@ class Generator:
         drafted = {slot: len(tokens) for slot, tokens in kept.items()}
         running = {slot: owner for slot, owner in owners.items() if owner.state is State.RUNNING}
         if running:
-            self._in_flight.add_step(pending, running, started, drafted)
+            self._in_flight.add_step(pending, running, started, StepKind.VERIFYING, drafted)
 
     def _read_next(self, clock: Clock) -> bool:
         """Reads the oldest program in flight and takes its tokens in; True if it was a step."""
         program = self._in_flight.pop()
         if isinstance(program, PieceInFlight):
             self._prompts.read(program, clock)
-            self._speculation.interrupted()
+            self._times.interrupted()
             return False
         with clock.forward():
             chosen = program.pending.read()
-        self._speculation.read(program.started, time.monotonic(), is_plain=program.drafted is None)
+        steps = max(map(len, chosen.values())) if program.kind is StepKind.LOOPED else 1
+        self._times.read(program.kind, program.started, time.monotonic(), steps)
+        if program.kind is StepKind.LOOPED:
+            self._steps_ahead.taken += steps
         for slot, owner in self._slots.still_live(program.owners).items():
             tokens = chosen.get(slot, ())
-            if program.drafted and slot in program.drafted:
+            if slot in program.drafted:
                 self._speculation.count(program.drafted[slot], len(tokens) - 1)
             for token in tokens:
                 self._prompts.prefixes.chose(slot, token.token_id)

@@ -136,6 +136,24 @@ class RequestState:
         """It has a token, or one is on its way."""
         return bool(self._generated or self.in_flight)
 
+    @property
+    def tokens_left(self) -> int:
+        """That `max_new_tokens` still asks for."""
+        return self.request.max_new_tokens - len(self._generated)
+
+    @property
+    def tokens_until_recomputed(self) -> int | None:
+        """After how many more it is computed again; None if it is not."""
+        if self._recomputed_at is None:
+            return None
+        left = self._recomputed_at - len(self.prompt_ids) - len(self._generated)
+        return left if left > 0 else None
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Those that end its output; none if it ignores them."""
+        return self._eos_token_ids
+
     def propose(self, most: int, max_length: int) -> list[int]:
         """Up to `most` tokens that may come next, without those behind which it may have no other token.
 
@@ -143,9 +161,8 @@ class RequestState:
         """
         if self._drafts is None:
             return []
-        left = self.request.max_new_tokens - len(self._generated)
         room = max_length - len(self.prompt_ids) - len(self._generated)
-        proposed = self._drafts.propose(max(0, min(most, left - 1, room - 1)))
+        proposed = self._drafts.propose(max(0, min(most, self.tokens_left - 1, room - 1)))
         return proposed if self.constraint is None else proposed[: self.constraint.agrees_with(proposed)]
 
     def expected(self, count: int) -> float:

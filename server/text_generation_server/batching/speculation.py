@@ -1,22 +1,15 @@
 """Whether the next step verifies drafts: only if that brings more tokens than it costs time."""
 
-from collections import deque
 from collections.abc import Mapping
-from statistics import median
 
 from text_generation_server.batching.request_state import RequestState
+from text_generation_server.batching.step_times import StepKind, StepTimes
 
 FIRST_PRICE = 1.5
 """A step with drafts, in plain steps, until both have been timed."""
 
 MARGIN = 1.05
 """What is expected must exceed the price by as much: a change of course costs a step that waits for the host."""
-
-SAMPLES = 9
-"""Of the latest steps of each kind, whose median is the time of one. A single one may have met anything."""
-
-ENOUGH = 3
-"""Steps of each kind that are timed before the price is believed. The first run of a program takes longer."""
 
 FORGET_AFTER = 512
 """Refusals for the measured price, after which it is measured again: it may have been wrong, or have changed."""
@@ -33,7 +26,7 @@ class Speculation:
         accepted: those of them that were chosen.
     """
 
-    def __init__(self, most: int, max_length: int) -> None:
+    def __init__(self, most: int, max_length: int, times: StepTimes) -> None:
         """
         Args:
             most: drafts of a row, see `EngineInfo.drafts`; 0: none.
@@ -43,10 +36,8 @@ class Speculation:
         self.accepted = 0
         self._most = most
         self._max_length = max_length
-        self._plain: deque[float] = deque(maxlen=SAMPLES)
-        self._verified: deque[float] = deque(maxlen=SAMPLES)
+        self._times = times
         self._refusals = 0
-        self._last_read: float | None = None
 
     @property
     def is_on(self) -> bool:
@@ -71,36 +62,15 @@ class Speculation:
         if tokens > MARGIN * FIRST_PRICE:
             self._refusals += 1
             if self._refusals >= FORGET_AFTER:
-                self._verified.clear()
+                self._times.forget(StepKind.VERIFYING)
                 self._refusals = 0
         return {}
 
     @property
     def price(self) -> float:
         """Of a step with drafts, in plain steps; what a plain step hides of the host's work is part of it."""
-        if min(len(self._plain), len(self._verified)) < ENOUGH:
-            return FIRST_PRICE
-        return median(self._verified) / median(self._plain)
-
-    def interrupted(self) -> None:
-        """The time until the next step is read is not that of a step alone."""
-        self._last_read = None
-
-    def read(self, started: float, now: float, *, is_plain: bool) -> None:
-        """A step was read.
-
-        Args:
-            started, now: seconds, when it was started and read.
-            is_plain: it had no drafts.
-        """
-        last, self._last_read = self._last_read, now
-        if last is None:
-            return
-        if not is_plain:
-            self._verified.append(now - last)
-        elif started < last:
-            # Steps that follow each other on the device, as plain ones do.
-            self._plain.append(now - last)
+        plain, verifying = self._times.of(StepKind.PLAIN), self._times.of(StepKind.VERIFYING)
+        return FIRST_PRICE if plain is None or verifying is None else verifying / plain
 
     def count(self, drafted: int, accepted: int) -> None:
         """So many drafts of a row were verified, and so many of them were chosen."""

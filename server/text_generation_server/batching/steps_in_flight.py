@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from text_generation_server.batching.request_state import RequestState
 from text_generation_server.batching.slots import SlotTable
+from text_generation_server.batching.step_times import StepKind
 from text_generation_server.engine.contract import PendingOutput, PendingPiece
 
 Owners = dict[int, RequestState]
@@ -13,18 +14,20 @@ Owners = dict[int, RequestState]
 
 @dataclass(frozen=True)
 class StepInFlight:
-    """One decode step.
+    """One decode step, or several in one program.
 
     Attributes:
         owners: by slot, those for whom it chooses a token, or several.
         started: when its model was, in seconds, see `time.monotonic`.
-        drafted: by slot, the number of drafts; None: it is a plain step.
+        kind: LOOPED for several.
+        drafted: by slot, the number of drafts.
     """
 
     pending: PendingOutput
     owners: Owners
     started: float
-    drafted: Mapping[int, int] | None = None
+    kind: StepKind
+    drafted: Mapping[int, int]
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,23 @@ class StepsInFlight:
         return bool(self._queue) and isinstance(self._queue[-1], PieceInFlight)
 
     @property
-    def ends_with_drafts(self) -> bool:
-        """The newest program is a step with drafts."""
+    def ends_with_several(self) -> bool:
+        """The newest program may choose several tokens for a request: nobody knows how many until it is read."""
         newest = self._queue[-1] if self._queue else None
-        return isinstance(newest, StepInFlight) and newest.drafted is not None
+        return isinstance(newest, StepInFlight) and newest.kind is not StepKind.PLAIN
 
     def add_step(
-        self, pending: PendingOutput, owners: Owners, started: float, drafted: Mapping[int, int] | None = None
+        self,
+        pending: PendingOutput,
+        owners: Owners,
+        started: float,
+        kind: StepKind = StepKind.PLAIN,
+        drafted: Mapping[int, int] | None = None,
     ) -> None:
-        """Takes in a step that was started; `started` and `drafted` as in `StepInFlight`."""
+        """Takes in a step that was started; arguments as in `StepInFlight`."""
         for owner in owners.values():
             owner.in_flight += 1
-        self._queue.append(StepInFlight(pending, owners, started, drafted))
+        self._queue.append(StepInFlight(pending, owners, started, kind, drafted or {}))
 
     def add_piece(self, pending: PendingPiece, owners: Owners) -> None:
         """Takes in a piece that was just started."""

@@ -26,6 +26,7 @@ def names(shape: BatchShape, *, scores_prompts: bool) -> list[str]:
         *(f"extend {piece}" for piece in pieces),
         *(f"verify {length}" for length in lengths if shape.drafts),
         *(f"forward {length}" for length in lengths),
+        *(f"steps {shape.steps}x{length}" for length in lengths if shape.steps),
         *(f"accept {processing}" for processing in processings if shape.drafts),
         *(f"choose {processing}" for processing in processings),
         "constrain",
@@ -45,6 +46,27 @@ def admission(processing: Processing) -> str:
     return "admit none" if processing is Processing.NONE else "admit penalties"
 
 
+LOOPED = (Processing.NONE, Processing.FILTERS)
+"""The choices of which `steps` takes one. What the others do is rare, or is done by the second too."""
+
+
+def parts(name: str) -> list[str]:
+    """The programs that are recorded for this one: itself, or what the device is to run again and again, see
+    `runtime.looping`.
+
+    "steps 16x256": up to 16 times a `forward 256`, and one of the choices in LOOPED.
+    """
+    if kind_of(name) != "steps":
+        return [name]
+    return [f"forward {steps_and_length(name)[1]}", *(f"choose {each.name.lower()}" for each in LOOPED)]
+
+
+def steps_and_length(name: str) -> tuple[int, int]:
+    """Of a `steps`: how many it takes at most, and the length of the cache that each reads."""
+    steps, length = name.partition(" ")[2].split("x")
+    return int(steps), int(length)
+
+
 def kind_of(name: str) -> str:
     """The name without its variant."""
     return name.partition(" ")[0]
@@ -52,12 +74,14 @@ def kind_of(name: str) -> str:
 
 def reads_model(name: str) -> bool:
     """Whether the program depends on the model, and not on the shape of the batch alone."""
-    return kind_of(name) in ("extend", "score", "forward", "verify")
+    return kind_of(name) in ("extend", "score", "forward", "verify", "steps")
 
 
 def shape_for(name: str, shape: BatchShape) -> BatchShape:
     """The shape with a neutral value for what the program does not look at, so that models which differ in nothing
     else share it."""
+    # Steps are in the name of the programs that take several.
+    shape = replace(shape, steps=0)
     if reads_model(name):
         return shape
     if kind_of(name) == "seat":

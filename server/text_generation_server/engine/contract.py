@@ -9,7 +9,7 @@ A slot is free, then filling, then live, then free again. What it holds stays th
 prompt with the same beginning need not compute it again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +33,7 @@ class EngineInfo:
         device_type: for example "xla".
         scores_prompts: `fill` may be asked for the logprobs of a prompt.
         drafts: tokens that `verify` takes for each slot at most; 0: the engine cannot verify.
+        steps: that `start_steps` takes at most; 0: the engine takes one at a time.
         adapters: names of the LoRA adapters that a request may choose.
         ring: what some layers keep in place of all positions; None if all layers keep all.
         rotary: how keys depend on the length of their request beside their position; None if they do not.
@@ -48,6 +49,7 @@ class EngineInfo:
     rotary: RotaryLengths | None = None
     ring: Ring | None = None
     drafts: int = 0
+    steps: int = 0
 
 
 MAX_RANKED = 20
@@ -86,6 +88,23 @@ class ChosenToken:
     token_id: int
     logprob: float
     ranked: RankedTokens | None = None
+
+
+MOST_ENDS = 8
+"""Tokens of `Wanted.ends` that an engine looks at."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a request wants of several steps.
+
+    Attributes:
+        tokens: at most.
+        ends: tokens after which it wants no more. Of many, the device may know some alone.
+    """
+
+    tokens: int
+    ends: Collection[int] = ()
 
 
 ChosenTokens = Mapping[int, Sequence[ChosenToken]]
@@ -260,6 +279,26 @@ class Engine(Protocol):
         RuntimeError if no slot is live, or if a slot with drafts is not. ValueError if a slot has more drafts than the
         engine takes, or than it has room for with one token after them.
         """
+        ...
+
+    def start_steps(self, count: int, wanted: Mapping[int, Wanted]) -> PendingOutput:
+        """Starts up to `count` steps for all slots that run without the host: as many as it takes until no slot wants
+        any more.
+
+        Args:
+            wanted: by slot, what its request wants; nothing for slots that are left out.
+
+        Each slot gets the tokens that as many plain steps would have chosen, those behind its end too, which mean
+        nothing once it is full.
+
+        RuntimeError if no slot is live, or if `can_start_steps` is False. ValueError unless `count` is from 1 to
+        `info.steps`.
+        """
+        ...
+
+    def can_start_steps(self) -> bool:
+        """Whether the engine has a program for what its live slots ask for: not for alternatives, typical-p and
+        watermarks."""
         ...
 
     def release(self, slot: int) -> None:

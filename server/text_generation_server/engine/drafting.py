@@ -1,11 +1,11 @@
-"""Drafts on their way to the device."""
+"""Drafts, and what is wanted of several steps, on their way to the device."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from text_generation_server.engine.contract import EngineInfo
+from text_generation_server.engine.contract import MOST_ENDS, EngineInfo, Wanted
 
 Drafts = Mapping[int, Sequence[int]]
 """By slot, the tokens that may be chosen next."""
@@ -32,3 +32,14 @@ def draft_arrays(drafts: Drafts, info: EngineInfo) -> dict[str, NDArray[np.int32
         padded[slot, : len(tokens)] = tokens
         drafted[slot] = len(tokens)
     return {"drafts": padded, "drafted": drafted}
+
+
+def wanted_arrays(wanted: Mapping[int, Wanted], slots: int) -> dict[str, NDArray[np.int32]]:
+    """What a `lowering.loop.Loop` takes of them."""
+    tokens = np.zeros(slots, np.int32)
+    ends = np.full((slots, MOST_ENDS), -1, np.int32)
+    for slot, each in wanted.items():
+        tokens[slot] = each.tokens
+        known = list(each.ends)[:MOST_ENDS]
+        ends[slot, : len(known)] = known
+    return {"wanted": tokens, "ends": ends}

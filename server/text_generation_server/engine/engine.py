@@ -15,7 +15,7 @@ from loguru import logger
 from numpy.typing import NDArray
 
 from text_generation_server.engine.buckets import PieceShape, bucket_for, decode_lengths, piece_shapes
-from text_generation_server.engine.catalogue import admission, kind_of
+from text_generation_server.engine.catalogue import LOOPED, admission, kind_of
 from text_generation_server.engine.contract import (
     AllowedTokens,
     ChosenTokens,
@@ -23,10 +23,11 @@ from text_generation_server.engine.contract import (
     EngineStatistics,
     PendingOutput,
     Prefix,
+    Wanted,
     WarmupProgress,
 )
 from text_generation_server.engine.device import Buffer, Device, RunnableProgram
-from text_generation_server.engine.drafting import check_drafts, draft_arrays
+from text_generation_server.engine.drafting import check_drafts, draft_arrays, wanted_arrays
 from text_generation_server.engine.filling import (
     FillingSlot,
     PieceRow,
@@ -39,7 +40,7 @@ from text_generation_server.engine.pending import (
     Pending,
     PendingRows,
     PendingRun,
-    PendingVerification,
+    PendingTokens,
     ScoredRow,
 )
 from text_generation_server.engine.sharding import Sharding
@@ -248,22 +249,51 @@ class StaticBatchEngine:
             results[f"logits.{place}"] = self._constrained(results[f"logits.{place}"], masks)
         processing = max(each.processing for each in live.values())
         results = self._run(f"accept {processing.name.lower()}", results | inputs)
-        wants = {slot: each.ranked for slot, each in live.items()}
-        places = max((steps[slot] for slot, wanted in wants.items() if wanted), default=0)
+        places = max((steps[slot] for slot, each in live.items() if each.ranked), default=0)
         best = [
             self._run("rank", {"scores": results[f"scores.{place}"]})["ranked"] for place in range(places)
         ]
+        return self._several(results["chosen"], live, steps, best)
+
+    def start_steps(self, count: int, wanted: Mapping[int, Wanted]) -> PendingOutput:
+        self._require_chosen()
+        if not self._live:
+            raise RuntimeError("No slot is live: there is nothing to decode.")
+        if not self.can_start_steps():
+            raise RuntimeError("Alternatives, typical-p and watermarks take one step at a time.")
+        if not 1 <= count <= self._info.steps:
+            raise ValueError(f"A program takes 1 to {self._info.steps} steps. Given: {count}.")
+        self._note_idle_time()
+        live = dict(self._live)
+        length = self._length_for(max(each.position for each in live.values()) + count - 1)
+        processing = max(each.processing for each in live.values())
+        choice = next(place for place, each in enumerate(LOOPED) if processing <= each)
+        inputs = {"count": self._send([count]), "choice": self._send([choice])}
+        arrays = wanted_arrays(wanted, self._info.batch_size)
+        inputs |= {name: self._device.send(array) for name, array in arrays.items()}
+        results = self._run(f"steps {self._info.steps}x{length}", inputs)
+        return self._several(results["chosen"], live, dict.fromkeys(live, count), [])
+
+    def can_start_steps(self) -> bool:
+        return bool(self._info.steps) and all(
+            each.processing <= LOOPED[-1] and not each.ranked for each in self._live.values()
+        )
+
+    def _several(
+        self, chosen: Buffer, live: Mapping[int, LiveSlot], most: Mapping[int, int], best: Sequence[Buffer]
+    ) -> PendingOutput:
+        """The outcome of a program that chose up to `most` tokens for each slot; how many, is known when it is read."""
         for slot, each in live.items():
-            each.position += steps[slot]
+            each.position += most[slot]
         self._watch_compilations()
 
-        def settle(chosen: ChosenTokens) -> None:
+        def settle(outcome: ChosenTokens) -> None:
             for slot, each in live.items():
-                each.position -= steps[slot] - len(chosen[slot])
+                each.position -= most[slot] - len(outcome[slot])
 
-        pending = PendingVerification(self._device, self._watch, results["chosen"], best, wants, settle)
-        self._last = pending
-        return pending
+        wants = {slot: each.ranked for slot, each in live.items()}
+        self._last = PendingTokens(self._device, self._watch, chosen, best, wants, settle)
+        return self._last
 
     def release(self, slot: int) -> None:
         # What an unfinished prompt has in the cache stays there, as that of a finished one does.
@@ -360,6 +390,8 @@ class StaticBatchEngine:
             arrays["logits"] = np.zeros((slots, vocabulary), self._shape.dtype)
             arrays |= {f"logits.{place}": arrays["logits"] for place in range(self._shape.drafts + 1)}
             arrays |= draft_arrays({}, self._info)
+            arrays |= wanted_arrays({0: Wanted(1)}, slots)
+            arrays |= {"count": np.array([1], np.int32), "choice": np.array([0], np.int32)}
             arrays["scores"] = np.zeros((slots, vocabulary), np.float32)
             arrays["allowed"] = np.full((slots, words(vocabulary)), -1, np.int32)
         return {

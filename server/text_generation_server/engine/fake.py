@@ -23,6 +23,7 @@ from text_generation_server.engine.contract import (
     Prefix,
     PromptLogprobs,
     RankedTokens,
+    Wanted,
     WarmupProgress,
 )
 from text_generation_server.engine.drafting import check_drafts
@@ -132,8 +133,9 @@ class FakeEngine:
             "masked verify" those in which not all tokens were allowed, "read" the outcomes that were read.
         fills: the arguments of all fills, oldest first.
         drafts: those of all verifications, oldest first.
+        counts: the steps that each `start_steps` was asked for and took, oldest first.
         timeline: what was asked of the engine, oldest first: "extend 0" (the slots), "start 1", "choose 1",
-            "read 1" (the number of the step), "read extend 0", "verify 1", "read verify 1".
+            "read 1" (the number of the step), "read extend 0", "verify 1", "read verify 1", "steps 1", "read steps 1".
     """
 
     def __init__(
@@ -148,15 +150,24 @@ class FakeEngine:
         tokens_per_step: int = 1,
         tokens_per_piece: int = 64,
         drafts: int = 0,
+        steps: int = 0,
     ) -> None:
         """`next_token` maps prompt and output so far to the next token id; by default a checksum of them.
 
         With the first adapter a slot gets the successor of that token in the vocabulary, with the second the
         successor of that one, and so on. A step without masks chooses `tokens_per_step` for each slot; a piece has
-        `tokens_per_piece`, and each slot up to `drafts` drafts.
+        `tokens_per_piece`, each slot up to `drafts` drafts, and `start_steps` takes up to `steps`.
         """
         self._info = EngineInfo(
-            batch_size, max_length, vocab_size, "float32", "fake", scores_prompts, adapters, drafts=drafts
+            batch_size,
+            max_length,
+            vocab_size,
+            "float32",
+            "fake",
+            scores_prompts,
+            adapters,
+            drafts=drafts,
+            steps=steps,
         )
         self._next_token = next_token or self._checksum
         self._tokens_per_step = tokens_per_step
@@ -174,6 +185,7 @@ class FakeEngine:
         self.calls: Counter[str] = Counter()
         self.fills: list[FillCall] = []
         self.drafts: list[dict[int, tuple[int, ...]]] = []
+        self.counts: list[tuple[int, int]] = []
         self.timeline: list[str] = []
 
     @property
@@ -309,6 +321,34 @@ class FakeEngine:
                 chosen[slot].append(self._chosen(slot, mask, pending))
         pending.chosen = chosen
         return pending
+
+    def start_steps(self, count: int, wanted: Mapping[int, Wanted]) -> FakePendingOutput:
+        """As the contract says, and what `start_step` raises."""
+        self._called("steps")
+        self._check_step()
+        if not self.can_start_steps():
+            raise RuntimeError("Alternatives take one step at a time.")
+        if not 1 <= count <= self._info.steps:
+            raise ValueError(f"A program takes 1 to {self._info.steps} steps. Given: {count}.")
+        number = f"steps {self.calls['steps']}"
+        self.timeline.append(number)
+        pending = self._pending("decode", number)
+        chosen: dict[int, list[ChosenToken]] = {slot: [] for slot in self._histories}
+        left = {slot: each.tokens for slot, each in wanted.items()}
+        taken = 0
+        while taken < count and any(tokens > 0 for tokens in left.values()):
+            taken += 1
+            for slot, tokens in chosen.items():
+                tokens.append(self._chosen(slot, None, pending))
+            for slot, each in wanted.items():
+                is_end = chosen[slot][-1].token_id in each.ends
+                left[slot] = 0 if is_end else left[slot] - 1
+        self.counts.append((count, taken))
+        pending.chosen = chosen
+        return pending
+
+    def can_start_steps(self) -> bool:
+        return bool(self._info.steps) and not self._ranked & self._histories.keys()
 
     def _check_step(self) -> None:
         self._raise_planned("decode")

@@ -80,8 +80,9 @@ class PendingRows(Pending):
         }
 
 
-class PendingVerification(Pending):
-    """The result of `programs.accept`, and the best tokens of each place; see `contract.PendingOutput`."""
+class PendingTokens(Pending):
+    """The result of a program that may choose several tokens for a slot, see `programs.accept` and `lowering.loop`, and
+    the best tokens of each place; see `contract.PendingOutput`."""
 
     def __init__(
         self,

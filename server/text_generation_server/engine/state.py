@@ -51,6 +51,7 @@ class BatchShape:
         by_length: the model takes the length of the whole prompt for each piece, see `RotaryLengths`.
         chunk: tokens of the largest piece of a prompt, see `buckets.piece_shapes`.
         drafts: tokens of each slot that one step may verify, see `programs.verify`; 0: there are no such programs.
+        steps: that one program may take without the host, see `catalogue.parts`; 0: there are no such programs.
         window: how many positions a query of a sliding layer sees.
         sliding: the layers that see no more, by index.
         experts: the model has layers of experts.
@@ -68,6 +69,7 @@ class BatchShape:
     by_length: bool = False
     chunk: int = 128
     drafts: int = 0
+    steps: int = 0
     window: int = 0
     sliding: tuple[int, ...] = ()
     experts: bool = False

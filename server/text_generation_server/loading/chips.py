@@ -76,6 +76,19 @@ class ModelArrays:
     def memory_need(self, sharding: Sharding, shape: BatchShape) -> MemoryNeed:
         """What each chip needs, from headers alone; `shape`: for what it says of one position and the vocabulary."""
         chips = sharding.chips
+        counts = sharding.parts(sharding.array("counts", (shape.slots, shape.vocabulary)))
+        return MemoryNeed(
+            weights=self.weight_bytes(sharding),
+            position=-(-shape.position_bytes() // chips),
+            slot=4 * shape.vocabulary // counts,
+            chips=chips,
+            multiple=math.lcm(slots_multiple(sharding), 2 if shape.pairs else 1),
+            sliding=-(-shape.position_bytes(sliding=True) // chips),
+            ring=Ring(shape.window, shape.chunk).size,
+        )
+
+    def weight_bytes(self, sharding: Sharding) -> int:
+        """Of all parameters on each chip, adapters too."""
         weights = sum(
             weight.nbytes // sharding.parts(sharding.weight(name, weight.shape))
             for name, weight in self.description.weights.items()
@@ -85,16 +98,7 @@ class ModelArrays:
                 array.nbytes // sharding.parts(sharding.weight(name, array.shape))
                 for name, array in stack.named(layer).items()
             )
-        counts = sharding.parts(sharding.array("counts", (shape.slots, shape.vocabulary)))
-        return MemoryNeed(
-            weights=weights,
-            position=-(-shape.position_bytes() // chips),
-            slot=4 * shape.vocabulary // counts,
-            chips=chips,
-            multiple=math.lcm(slots_multiple(sharding), 2 if shape.pairs else 1),
-            sliding=-(-shape.position_bytes(sliding=True) // chips),
-            ring=Ring(shape.window, shape.chunk).size,
-        )
+        return weights
 
 
 def slots_multiple(sharding: Sharding) -> int:

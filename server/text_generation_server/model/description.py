@@ -97,6 +97,7 @@ class ModelDescription:
         adapters: bool = False,
         drafts: int = 0,
         chips: int = 1,
+        steps: int = 0,
     ) -> BatchShape:
         """The static batch of this model, see there for the arguments."""
         return BatchShape(
@@ -118,6 +119,7 @@ class ModelDescription:
             pairs=chips == 1
             and slots % 2 == 0
             and any(keys == values and layout.fills_in_pairs(*keys) for keys, values in self.layers),
+            steps=steps,
         )
 
     def to_json(self) -> str:

@@ -16,6 +16,7 @@ from loguru import logger
 from text_generation_server.engine import catalogue
 from text_generation_server.engine.contract import WarmupProgress
 from text_generation_server.engine.sharding import ONE_CHIP, Sharding
+from text_generation_server.lowering.loop import Loop, loop
 from text_generation_server.lowering.lowered import LoweredProgram
 from text_generation_server.lowering.request import Lowering, ProgramOptions
 from text_generation_server.runtime.cache import ProgramCache, key_of
@@ -84,7 +85,7 @@ class Compiler:
             if executable is not None:
                 finished(name, executable, started, FROM_CACHE)
 
-        def make(program: LoweredProgram) -> None:
+        def make(program: LoweredProgram | Loop) -> None:
             started = time.perf_counter()
             executable = compile_program(program, self._mesh, self._sharding)
             self._keep(program.name, executable)
@@ -94,17 +95,18 @@ class Compiler:
             list(threads.map(load, names))
             missing = [name for name in names if name not in ready]
             making: list[Future[None]] = []
+            unmade = Unmade(missing)
             unrecorded = []
-            for name in missing:
-                recorded = self._recorded(name)
+            for part in unmade.parts:
+                recorded = self._recorded(part)
                 if recorded is None:
-                    unrecorded.append(name)
+                    unrecorded.append(part)
                 else:
-                    making.append(threads.submit(make, recorded))
+                    making += [threads.submit(make, program) for program in unmade.complete(recorded)]
             if unrecorded:
                 for program in self._lowering.lower(self._options, unrecorded):
                     self._cache.put(self._lowered_name(program.name), program.to_bytes())
-                    making.append(threads.submit(make, program))
+                    making += [threads.submit(make, made) for made in unmade.complete(program)]
             for future in making:
                 future.result()
         # In the order in which they were asked for.
@@ -149,6 +151,35 @@ class Compiler:
             self._cache.put(self._compiled_name(name), executable.to_bytes())
         except Exception as error:  # noqa: BLE001 - some devices cannot give programs out
             logger.warning("Compile cache: the compiled program {} cannot be kept: {}", name, error)
+
+
+class Unmade:
+    """The programs that are still to be compiled, and what was recorded of them so far.
+
+    Attributes:
+        parts: all that has to be recorded, in the order in which it is asked for.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = list(names)
+        self._recorded: dict[str, LoweredProgram] = {}
+        self.parts = list(dict.fromkeys(part for name in names for part in catalogue.parts(name)))
+
+    def complete(self, recorded: LoweredProgram) -> list[LoweredProgram | Loop]:
+        """Those that can be compiled now that this one is recorded too."""
+        self._recorded[recorded.name] = recorded
+        made: list[LoweredProgram | Loop] = []
+        for name in list(self._names):
+            parts = catalogue.parts(name)
+            if recorded.name not in parts or not self._recorded.keys() >= set(parts):
+                continue
+            self._names.remove(name)
+            if parts == [name]:
+                made.append(recorded)
+            else:
+                forward, *choices = (self._recorded[part] for part in parts)
+                made.append(loop(name, catalogue.steps_and_length(name)[0], forward, choices))
+        return made
 
 
 def environment(mesh: DeviceMesh) -> str:

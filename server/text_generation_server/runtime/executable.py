@@ -11,6 +11,7 @@ import jax
 from jax.experimental import serialize_executable
 
 from text_generation_server.engine.sharding import ONE_CHIP, WHOLE, Sharding
+from text_generation_server.lowering.loop import Loop
 from text_generation_server.lowering.lowered import LoweredProgram, Parameter, Result
 from text_generation_server.runtime.mesh import Buffer, DeviceMesh
 from text_generation_server.runtime.stablehlo import (
@@ -127,7 +128,9 @@ class Executable:
         return Executable(compiled, signature, ProgramMemory(**read["memory"]), on_device)
 
 
-def compile_program(program: LoweredProgram, mesh: DeviceMesh, sharding: Sharding = ONE_CHIP) -> Executable:
+def compile_program(
+    program: LoweredProgram | Loop, mesh: DeviceMesh, sharding: Sharding = ONE_CHIP
+) -> Executable:
     """Compiles for these devices; `sharding`: of what it takes and returns, over as many.
 
     Raises:
@@ -159,7 +162,7 @@ def compile_program(program: LoweredProgram, mesh: DeviceMesh, sharding: Shardin
     return Executable(compiled, signature, memory, constants)
 
 
-def placements(program: LoweredProgram, mesh: DeviceMesh, sharding: Sharding) -> Placements:
+def placements(program: LoweredProgram | Loop, mesh: DeviceMesh, sharding: Sharding) -> Placements:
     """Where its parameters and results lie."""
 
     def place(array: Parameter | Result) -> Any:
@@ -177,7 +180,7 @@ def placements(program: LoweredProgram, mesh: DeviceMesh, sharding: Sharding) ->
 
 
 def check_aliases(
-    program: LoweredProgram, order: CallOrder, sharding: Sharding, memory: ProgramMemory
+    program: LoweredProgram | Loop, order: CallOrder, sharding: Sharding, memory: ProgramMemory
 ) -> None:
     """RuntimeError unless all that is donated is updated in place; a copy of a cache would double it."""
     donors = [program.parameters[place] for place in order.donated]

@@ -18,8 +18,10 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
 
 from text_generation_server.engine.sharding import Sharding
+from text_generation_server.lowering.loop import Loop
 from text_generation_server.lowering.lowered import LoweredProgram
 from text_generation_server.runtime.linking import SAME_ELEMENTS, link, operations, symbol
+from text_generation_server.runtime.looping import looped
 from text_generation_server.runtime.marks import pass_by_joins, resolve_marks
 
 # Recorded programs have int64 indices, which JAX would otherwise make int32.
@@ -45,7 +47,7 @@ class CallOrder:
     results: tuple[int, ...]
 
 
-def call_order(program: LoweredProgram) -> CallOrder:
+def call_order(program: LoweredProgram | Loop) -> CallOrder:
     pairs = [
         (result.succeeds, place)
         for place, result in enumerate(program.results)
@@ -60,7 +62,7 @@ def call_order(program: LoweredProgram) -> CallOrder:
     return CallOrder(donated, kept, tuple(result for _, result in pairs))
 
 
-def is_literal(program: LoweredProgram, place: int) -> bool:
+def is_literal(program: LoweredProgram | Loop, place: int) -> bool:
     parameter = program.parameters[place]
     return parameter.source == "constant" and parameter.nbytes <= LARGEST_LITERAL
 
@@ -79,14 +81,18 @@ class Placements:
     results: tuple[Any, ...]
 
 
-def jitted(program: LoweredProgram, order: CallOrder, places: Placements, platform: str | None = None) -> Any:
+def jitted(
+    program: LoweredProgram | Loop, order: CallOrder, places: Placements, platform: str | None = None
+) -> Any:
     """A jitted function of `order.donated + order.kept` that returns the results.
 
     `platform`: for which it will be compiled, if not for JAX's own; "tpu" for a compiler without its device.
     """
-    exported = as_exported(program, places.sharding)
-    if platform is not None:
-        exported = replace(exported, platforms=(platform,))
+    if isinstance(program, Loop):
+        parts = (program.forward, *program.choices)
+        function = looped(program, {part.name: called(part, places.sharding, platform) for part in parts})
+    else:
+        function = called(program, places.sharding, platform)
     literals = {
         place: program.constants[parameter.name]
         for place, parameter in enumerate(program.parameters)
@@ -96,7 +102,7 @@ def jitted(program: LoweredProgram, order: CallOrder, places: Placements, platfo
 
     def call(*arguments: Any) -> Any:
         values: dict[int, Any] = {**literals, **dict(zip(passed, arguments, strict=True))}
-        return exported.call(*(values[place] for place in range(len(program.parameters))))
+        return function(*(values[place] for place in range(len(program.parameters))))
 
     call.__name__ = program.name.replace(" ", "_")
     return jax.jit(
@@ -107,7 +113,9 @@ def jitted(program: LoweredProgram, order: CallOrder, places: Placements, platfo
     )
 
 
-def shapes(program: LoweredProgram, order: CallOrder, places: Placements) -> list[jax.ShapeDtypeStruct]:
+def shapes(
+    program: LoweredProgram | Loop, order: CallOrder, places: Placements
+) -> list[jax.ShapeDtypeStruct]:
     """What `jitted` takes."""
     return [
         jax.ShapeDtypeStruct(
@@ -117,6 +125,15 @@ def shapes(program: LoweredProgram, order: CallOrder, places: Placements) -> lis
         )
         for place in order.donated + order.kept
     ]
+
+
+def called(program: LoweredProgram, sharding: Sharding, platform: str | None) -> Callable[..., Any]:
+    """The program as a function of its parameters; `platform` as for `jitted`."""
+    exported = as_exported(program, sharding)
+    if platform is not None:
+        exported = replace(exported, platforms=(platform,))
+    function: Callable[..., Any] = exported.call
+    return function
 
 
 def starter(compiled: Any) -> Callable[[list[Any]], Sequence[Any]]:
