@@ -10,6 +10,7 @@ from pathlib import Path
 from loguru import logger
 
 from text_generation_server.batching.generator import Generator
+from text_generation_server.batching.requests import Generation
 from text_generation_server.engine.contract import Engine, EngineInfo
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.hub import adapter_directory, ignore_hf_transfer, model_directory
@@ -29,6 +30,7 @@ class Shard:
         end_token_id: an id that may stand for the end of a text that is not the model's.
         max_input_tokens: the longest prompt, if the shard was told; a router that was told too overrides it.
         refusals: requests and calls that were refused since the start.
+        ended: is told the last generation of each request, in the call that answers it.
         lock: held by whoever calls the generator or the engine, but for what is safe from any thread.
     """
 
@@ -51,6 +53,7 @@ class Shard:
         self.max_input_tokens = max_input_tokens
         self.socket_path = socket_path
         self.refusals = 0
+        self.ended: Callable[[Generation], None] = log_end
         self.lock = threading.Lock()
         self._skip_warmup = skip_warmup
         self._on_fatal = on_fatal
@@ -106,10 +109,30 @@ def serve(settings: Settings) -> int:
         serve_metrics(shard, settings.metrics_port)
     if settings.otlp_endpoint is None:
         return server.run(shard)
-    from text_generation_server.tracing import traced_calls
+    from text_generation_server.tracing import note_end, traced_calls
+
+    def ended(generation: Generation) -> None:
+        log_end(generation)
+        note_end(generation)
+
+    shard.ended = ended
 
     with traced_calls(settings.otlp_endpoint, settings.otlp_service_name) as interceptor:
         return server.run(shard, [interceptor])
+
+
+def log_end(generation: Generation) -> None:
+    """A line for each request that ends, for those who look for it."""
+    end = generation.finished
+    assert end is not None
+    logger.debug(
+        "Request {} ended: {}, {} tokens, {} of {} drafts accepted",
+        generation.request_id,
+        end.finish_reason.value,
+        end.generated_tokens,
+        generation.accepted,
+        generation.drafted,
+    )
 
 
 def load_shard(settings: Settings, directory: Path, on_fatal: Callable[[BaseException], None]) -> Shard:

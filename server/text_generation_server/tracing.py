@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import grpc
+from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.grpc import server_interceptor
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from text_generation_server.batching.requests import Generation
 
 EXPORT_SECONDS = 2
 """For one export. A collector that is gone must not hold up the end of the process."""
@@ -23,6 +26,22 @@ def traced_calls(endpoint: str, service_name: str) -> Iterator[grpc.ServerInterc
     """An interceptor that makes a span of each call. Arguments and end as with `exported_spans`."""
     with exported_spans(endpoint, service_name) as provider:
         yield server_interceptor(tracer_provider=provider)
+
+
+def note_end(generation: Generation) -> None:
+    """An event on the span of the call that answers the last token of a request: the requests of a call are many."""
+    end = generation.finished
+    assert end is not None
+    trace.get_current_span().add_event(
+        "request ended",
+        {
+            "request_id": generation.request_id,
+            "finish_reason": end.finish_reason.value,
+            "generated_tokens": end.generated_tokens,
+            "drafted_tokens": generation.drafted,
+            "accepted_tokens": generation.accepted,
+        },
+    )
 
 
 @contextmanager

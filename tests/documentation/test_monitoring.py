@@ -42,6 +42,7 @@ def shard_metrics() -> list[Row]:
             steps_in_flight=0,
             prefixes=SimpleNamespace(hits=0, hit_tokens=0),
             speculation=SimpleNamespace(drafted=0, accepted=0),
+            steps_ahead=SimpleNamespace(taken=0),
         ),
         info=SimpleNamespace(batch_size=4),
         refusals=0,

@@ -14,6 +14,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otl
 
 from text_generation_server.pb import messages_pb2 as pb
 
+from .router_messages import prefill, request
 from .shard_process import connected, launcher_records, serving
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -61,6 +62,30 @@ def test_each_call_is_a_span_below_that_of_the_router(
     assert (info.trace_id.hex(), info.parent_span_id.hex()) == (TRACE, PARENT)
     codes = [{each.key: each.value.int_value for each in span.attributes} for span in (info, refused)]
     assert [attributes["rpc.grpc.status_code"] for attributes in codes] == [0, 3]
+
+
+def test_the_end_of_each_request_is_told_with_its_drafts(tmp_path: Path, collector: Collector) -> None:
+    flags = ["--otlp-endpoint", f"127.0.0.1:{collector.port}", "--speculate", "4", "--json-output"]
+    flags += ["--logger-level", "DEBUG"]
+    with serving(tmp_path, *flags) as (process, path), connected(path) as stub:
+        copying, ending = request(7, "FOREVER", max_new_tokens=100), request(8, "y", max_new_tokens=9)
+        batch = stub.Prefill(prefill(0, copying, ending)).batch
+        while batch.size:
+            batch = stub.Decode(pb.DecodeRequest(batches=[batch])).batch
+        process.terminate()
+        stdout, _ = process.communicate(timeout=10)
+    spans = [span for each in collector.received for scope in each.scope_spans for span in scope.spans]
+    events = [event for span in spans for event in span.events if event.name == "request ended"]
+    told = [{each.key: each.value for each in event.attributes} for event in events]
+    assert [(each["request_id"].int_value, each["generated_tokens"].int_value) for each in told] == [
+        (8, 2),
+        (7, 100),
+    ]
+    drafted, accepted = told[1]["drafted_tokens"].int_value, told[1]["accepted_tokens"].int_value
+    assert 0 < accepted <= drafted < 100
+    assert told[0]["drafted_tokens"].int_value == 0
+    line = f"Request 7 ended: length, 100 tokens, {accepted} of {drafted} drafts accepted"
+    assert ("DEBUG", line) in launcher_records(stdout)
 
 
 def test_a_collector_that_cannot_be_reached_holds_nothing_up_and_is_mentioned(tmp_path: Path) -> None:

@@ -378,7 +378,7 @@ class Generator:
         for slot, owner in self._slots.still_live(program.owners).items():
             tokens = chosen.get(slot, ())
             if slot in program.drafted:
-                self._speculation.count(program.drafted[slot], len(tokens) - 1)
+                self._speculation.count(owner, program.drafted[slot], len(tokens) - 1)
             for token in tokens:
                 self._prompts.prefixes.chose(slot, token.token_id)
             owner.add(tokens)

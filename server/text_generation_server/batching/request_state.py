@@ -50,6 +50,7 @@ class RequestState:
         prompt_logprobs: those of the prompt's tokens but the first, as far as they are known, until they are
             delivered; None if it did not ask for them.
         in_flight: steps that were started and will choose a token for it, or several.
+        drafted, accepted: drafts of it that were verified, and chosen.
     """
 
     def __init__(
@@ -77,6 +78,8 @@ class RequestState:
         self.slot: int | None = None
         self.prompt_logprobs: list[float] | None = [] if request.prompt_logprobs else None
         self.in_flight = 0
+        self.drafted = 0
+        self.accepted = 0
         self._was_seated = False
         self._is_prompt_complete = False
         self._was_cancelled = False
@@ -196,7 +199,12 @@ class RequestState:
         if not self._tokens:
             return None
         generation = Generation(
-            self.id, tuple(self._tokens), self._finished, tuple(self._top_tokens), self._prompt()
+            self.id,
+            tuple(self._tokens),
+            self._finished,
+            tuple(self._top_tokens),
+            self._prompt(),
+            *((self.drafted, self.accepted) if self._finished else ()),
         )
         self._tokens, self._top_tokens = [], []
         return generation

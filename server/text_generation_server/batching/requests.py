@@ -103,6 +103,7 @@ class Generation:
         top_tokens: for each of `tokens` the best ones in its place, best first, if the request asked for them; else
             empty.
         prompt: comes with the first token, if the request asked for it.
+        drafted, accepted: with the last token, how many drafts of the request were verified and chosen.
     """
 
     request_id: int
@@ -110,6 +111,8 @@ class Generation:
     finished: GeneratedText | None = None
     top_tokens: tuple[tuple[GeneratedToken, ...], ...] = ()
     prompt: PromptTokens | None = None
+    drafted: int = 0
+    accepted: int = 0
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ class Speculation:
         plain, verifying = self._times.of(StepKind.PLAIN), self._times.of(StepKind.VERIFYING)
         return FIRST_PRICE if plain is None or verifying is None else verifying / plain
 
-    def count(self, drafted: int, accepted: int) -> None:
-        """So many drafts of a row were verified, and so many of them were chosen."""
-        self.drafted += drafted
-        self.accepted += accepted
+    def count(self, owner: RequestState, drafted: int, accepted: int) -> None:
+        """So many drafts of a request were verified, and so many of them were chosen."""
+        for counted in (self, owner):
+            counted.drafted += drafted
+            counted.accepted += accepted

@@ -158,6 +158,9 @@ class TextGenerationService(ServicerV2, ServicerV3):
             raise InvalidRequestError("; ".join(dict.fromkeys(failures.values())))
         for request_id, message in failures.items():
             self._shard.refused(f"Request {request_id} was refused: {message}")
+        for generation in outcome.generations:
+            if generation.finished is not None:
+                self._shard.ended(generation)
         refusals = [
             refusal_message(request_id, message, self._shard.end_token_id)
             for request_id, message in failures.items()
