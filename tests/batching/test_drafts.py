@@ -85,11 +85,11 @@ def test_a_token_costs_microseconds_however_long_and_repetitive_the_text_is() ->
     chance = random.Random(3)
     made = Drafts(chance.choices(range(10), k=30_000))
     made.add(1)
-    started = time.perf_counter()
+    started = time.thread_time()
     for token in chance.choices(range(10), k=2000):
         made.add(token)
         made.propose(4)
-    assert time.perf_counter() - started < 2000 * 200e-6
+    assert time.thread_time() - started < 2000 * 200e-6
 
 
 @pytest.mark.parametrize("count", [1, 4])

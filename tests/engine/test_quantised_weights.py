@@ -154,7 +154,9 @@ def test_the_host_never_holds_more_than_a_tensor_and_what_is_made_of_it(
         "llama", tmp_path, vocab_size=500, hidden_size=512, intermediate_size=4096, num_hidden_layers=4
     )
     loader = engines.loader(checkpoint, quantize="int8")
-    monkeypatch.setattr(DeviceMesh, "assemble", lambda self, shape, partition, read: read((slice(None),)))
+    monkeypatch.setattr(
+        DeviceMesh, "assemble", lambda self, name, shape, partition, read: read((slice(None),))
+    )
     largest = max(int(np.prod(shape)) for shape in loader.checkpoint.shapes.values())
     kept = sum(weight.nbytes for weight in loader.description.weights.values())
     tracemalloc.start()

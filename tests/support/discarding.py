@@ -18,6 +18,7 @@ def discard_weights(patch: pytest.MonkeyPatch) -> list[tuple[Shape, Shape]]:
 
     def discard(
         self: DeviceMesh,
+        name: str,
         shape: Shape,
         partition: Partition,
         part: Callable[[tuple[slice, ...]], NDArray[Any]],
