@@ -20,7 +20,7 @@ from text_generation_server.batching.speculation import Speculation
 from text_generation_server.batching.step_times import StepKind, StepTimes
 from text_generation_server.batching.steps_ahead import StepsAhead
 from text_generation_server.batching.steps_in_flight import PieceInFlight, StepsInFlight
-from text_generation_server.engine.contract import MAX_RANKED, Engine, Wanted
+from text_generation_server.engine.contract import MAX_RANKED, Engine, PendingOutput, Wanted
 from text_generation_server.errors import InvalidRequestError, UnknownBatchError, quoted, require
 from text_generation_server.grammar.constraint import Constraint, wait_for_all, wait_for_one
 from text_generation_server.grammar.masks import masks_of_drafts, masks_of_step
@@ -346,9 +346,7 @@ class Generator:
         )
         with clock.forward():
             pending = step.choose(masks)
-        running = {slot: owner for slot, owner in running.items() if owner.state is State.RUNNING}
-        if running:
-            self._in_flight.add_step(pending, running, started)
+        self._add_for_those_who_run(pending, running, started)
 
     def _verify(self, drafts: dict[int, list[int]], owners: dict[int, RequestState], clock: Clock) -> None:
         """Starts a step with drafts; nothing may be in flight that chooses tokens for their owners."""
@@ -358,9 +356,20 @@ class Generator:
         with clock.forward():
             pending = self._engine.verify(kept, masks)
         drafted = {slot: len(tokens) for slot, tokens in kept.items()}
+        self._add_for_those_who_run(pending, owners, started, StepKind.VERIFYING, drafted)
+
+    def _add_for_those_who_run(
+        self,
+        pending: PendingOutput,
+        owners: dict[int, RequestState],
+        started: float,
+        kind: StepKind = StepKind.PLAIN,
+        drafted: dict[int, int] | None = None,
+    ) -> None:
+        """Takes in a step for those of its owners who did not fail when its masks were made, if there are any."""
         running = {slot: owner for slot, owner in owners.items() if owner.state is State.RUNNING}
         if running:
-            self._in_flight.add_step(pending, running, started, StepKind.VERIFYING, drafted)
+            self._in_flight.add_step(pending, running, started, kind, drafted)
 
     def _read_next(self, clock: Clock) -> bool:
         """Reads the oldest program in flight and takes its tokens in; True if it was a step."""
