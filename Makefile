@@ -125,6 +125,7 @@ bench: $(INSTALLED) ## measure the engine beside eager transformers, prompts, ea
 	@$(BIN)/python -m benchmarks.engine_speed --json build/engine_speed.json $(DEMO_MODEL)
 	@$(BIN)/python -m benchmarks.prompt_speed $(DEMO_MODEL)
 	@$(BIN)/python -m benchmarks.speculation_speed $(DEMO_MODEL)
+	@$(BIN)/python -m benchmarks.speculation_speed --batch-sizes 1 --drafts 16 $(DEMO_MODEL)
 	@$(BIN)/python -m benchmarks.feature_price $(DEMO_MODEL)
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.router_pauses $(DEMO_MODEL)
 

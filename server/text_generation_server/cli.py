@@ -57,7 +57,7 @@ def serve(
     speculate: Annotated[
         int | None,
         typer.Option(
-            help="Number of tokens that a step may draft and verify for each request, 0 to 8; 0 is off."
+            help="Number of tokens that a step may draft and verify for each request, 0 to 16; 0 is off."
         ),
     ] = None,
     dtype: Annotated[

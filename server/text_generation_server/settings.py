@@ -26,7 +26,7 @@ CPU_CHUNK, ACCELERATOR_CHUNK = 128, 512
 """The one of a CPU, where more tokens hardly cost less each, and of an accelerator, which reads all weights for a
 piece, however small (docs/prompts.md)."""
 
-MOST_DRAFTS = 8
+MOST_DRAFTS = 16
 """Of --speculate. Each one more is computed for every slot in each step with drafts, and is right more rarely."""
 
 MOST_STEPS = 16

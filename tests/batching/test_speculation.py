@@ -193,14 +193,30 @@ def test_a_step_that_did_not_follow_another_on_the_device_does_not_count_as_a_pl
 def test_a_price_that_was_refused_for_long_is_measured_again() -> None:
     times = StepTimes()
     decides, copying = Speculation(4, 1000, times), cast(RequestState, Copying())
-    for now in range(20):
-        times.read(StepKind.PLAIN, now - 1.5, float(now))
-    for late in (1000.0, 2000.0, 3000.0):
-        times.read(StepKind.VERIFYING, 19.0, late)
-    refused = 0
-    while not decides.drafts({0: copying}):
-        refused += 1
-    assert refused == FORGET_AFTER
+    for second in range(20):
+        times.read(StepKind.PLAIN, second - 1.5, float(second))
+    soonest, at_most = FORGET_AFTER
+    now = 19.0
+    for expected in (soonest, 2 * soonest, 4 * soonest, at_most, at_most):
+        for _ in range(3):
+            now += 1000.0
+            times.read(StepKind.VERIFYING, now - 1000.0, now)
+        refused = 0
+        while not decides.drafts({0: copying}):
+            refused += 1
+        assert refused == expected
+
+
+def test_some_steps_that_met_something_else_do_not_make_drafts_too_dear() -> None:
+    times = StepTimes()
+    decides = Speculation(4, 1000, times)
+    for second in range(20):
+        times.read(StepKind.PLAIN, second - 1.5, float(second))
+    now = 19.0
+    for seconds in (11.0, 2.0, 12.0, 2.0, 30.0, 11.0, 2.0):
+        now += seconds
+        times.read(StepKind.VERIFYING, now - seconds, now)
+    assert decides.price == pytest.approx(2.0)
 
 
 def test_a_batch_pays_for_the_drafts_of_a_row_as_a_whole() -> None:

@@ -263,7 +263,7 @@ def test_options_are_read_from_the_environment_and_the_two_numbers_too(launch: L
         running.wait_until_ready()
         info = httpx.get(f"{running.url}/info").json()
         assert (info["max_total_tokens"], info["max_concurrent_requests"]) == (48, 7)
-        assert "max_batch_total_tokens=144" in running.output
+        assert "48 of prompt and answer, 48 of a prefill; 2 requests at once" in running.output
 
 
 def test_a_batch_size_that_nobody_chose_is_left_to_the_shard(launch: Launch) -> None:

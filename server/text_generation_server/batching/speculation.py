@@ -11,8 +11,9 @@ FIRST_PRICE = 1.5
 MARGIN = 1.05
 """What is expected must exceed the price by as much: a change of course costs a step that waits for the host."""
 
-FORGET_AFTER = 512
-"""Refusals for the measured price, after which it is measured again: it may have been wrong, or have changed."""
+FORGET_AFTER = (64, 512)
+"""Refusals for the measured price, after which it is measured again: it may have been wrong, or have changed. First
+soon, then twice as many each time."""
 
 
 class Speculation:
@@ -38,6 +39,7 @@ class Speculation:
         self._max_length = max_length
         self._times = times
         self._refusals = 0
+        self._forget_after, self._at_most = FORGET_AFTER
 
     @property
     def is_on(self) -> bool:
@@ -61,9 +63,10 @@ class Speculation:
             return drafts
         if tokens > MARGIN * FIRST_PRICE:
             self._refusals += 1
-            if self._refusals >= FORGET_AFTER:
+            if self._refusals >= self._forget_after:
                 self._times.forget(StepKind.VERIFYING)
                 self._refusals = 0
+                self._forget_after = min(2 * self._forget_after, self._at_most)
         return {}
 
     @property
