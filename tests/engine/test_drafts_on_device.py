@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
 from batching.test_steps_ahead import FixedTimes
 from support import engines
@@ -230,6 +232,32 @@ def test_whatever_is_asked_for_several_tokens_a_step_are_those_of_single_steps(
         given_answers = answered(kind, fast, requests)
         for request in requests:
             every_feature.compare(given_answers[request.id], expected[request.id])
+
+
+def test_in_bfloat16_pieces_and_drafts_change_a_token_only_where_two_lie_within_rounding(
+    tmp_path: Path,
+) -> None:
+    directory = save("llama", tmp_path, vocab_size=len(every_feature.TOKENIZER), initializer_range=0.05)
+    reference = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    options = {"batch_size": 2, "max_length": 128, "dtype": "bfloat16", "skip_warmup": True}
+    engine = engines.loader(directory, prefill_chunk=32, speculate=4, **options).load()
+    tokenizer = ModelTokenizer.from_transformers(every_feature.TOKENIZER)
+    requests = [
+        GenerationRequest(id=0, prompt="abcabcab " * 5, max_new_tokens=60, ignore_eos_token=True),
+        GenerationRequest(id=1, prompt="abcabcab " * 6, max_new_tokens=60, ignore_eos_token=True),
+    ]
+    generator = DraftingGenerator(engine, tokenizer, every_feature.EOS)
+    given_answers = answers_together(generator, requests)
+    assert generator.speculation.accepted > 10
+    for request in requests:
+        prompt = tokenizer.encode(request.prompt, add_special_tokens=True)
+        chosen = [token.id for generation in given_answers[request.id] for token in generation.tokens]
+        assert len(chosen) == 60
+        with torch.no_grad():
+            logits = reference(torch.tensor([prompt + chosen[:-1]])).logits[0, len(prompt) - 1 :]
+        scores = torch.log_softmax(logits, dim=-1)
+        for row, token in zip(scores, chosen, strict=True):
+            assert float(row.max() - row[token]) < 0.1
 
 
 def answered(

@@ -92,7 +92,7 @@ def test_serve_takes_every_flag_of_a_launcher(version: str, served: list[Setting
             "--quantize exl2",
             "--quantize must be one of int8, eetq, bitsandbytes, fp8, gptq, awq, compressed-tensors. Given: exl2.",
         ),
-        ("--speculate 9", "--speculate must be from 0 (off) to 8, for example 4. Given: 9"),
+        ("--speculate 17", "--speculate must be from 0 (off) to 16, for example 4. Given: 17"),
         (
             "--kv-cache-dtype fp8",
             "--kv-cache-dtype must be one of fp8_e4m3fn, fp8_e5m2, int8, or be left out: then the KV cache has the "

@@ -90,7 +90,7 @@ def test_the_longest_prompt_may_come_from_the_launchers_environment_and_a_flag_w
     [
         ({}, {"quantize": "exl2"}, ["--quantize", "int8, eetq", "exl2", "quantization_config"]),
         ({}, {"quantize": "bitsandbytes-nf4"}, ["--quantize", "bitsandbytes-nf4"]),
-        ({}, {"speculate": -1}, ["--speculate", "0 (off) to 8", "-1"]),
+        ({}, {"speculate": -1}, ["--speculate", "0 (off) to 16", "-1"]),
         ({}, {"kv_cache_dtype": "fp8"}, ["--kv-cache-dtype", "fp8_e4m3fn, fp8_e5m2, int8", "Given: fp8"]),
         ({"TPU_TGI_KV_CACHE_DTYPE": "int4"}, {}, ["TPU_TGI_KV_CACHE_DTYPE", "int8", "Given: int4"]),
         ({}, {"steps_per_answer": 17}, ["--steps-per-answer", "to 16", "17"]),
