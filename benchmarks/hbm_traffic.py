@@ -33,7 +33,6 @@ FREE = {
     "slice-done",
 }
 FREE_CUSTOM_CALLS = ('"ConcatBitcast"', '"AllocateBuffer"')
-CONTROL_FLOW = {"conditional", "call"}
 # What these need of their first operand is what their own users need of them.
 SAME_ELEMENTS = {"bitcast", "convert", "copy", "reshape", "transpose"}
 SLICES = {"slice", "dynamic-slice", "gather"}
@@ -43,6 +42,7 @@ UPDATES = {"dynamic-update-slice": 1, "scatter": 2}
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 BODY = re.compile(r"body=%?([\w.\-]+)")
+BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.\-]+)")
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^{}]*)\})?")
 
 
@@ -107,13 +107,22 @@ def hbm_traffic(hlo: str, unknown_trips: int | None = None) -> list[Traffic]:
         unknown_trips: how often loops run of which the text does not say it.
 
     Raises:
-        ValueError: the program has a branch, or a loop of which nobody says how often it runs.
+        ValueError: the program has a call, or a loop of which nobody says how often it runs.
     """
     counter = Module(hlo, unknown_trips)
     moves = [
         Traffic(i.name, i.op, counter.moved(counter.entry, i)) for i in counter.entry.instructions.values()
     ]
     return sorted((move for move in moves if move.bytes), key=lambda move: -move.bytes)
+
+
+def branches(line: str) -> list[str]:
+    """The computations of which a conditional runs one."""
+    return [
+        name.strip().removeprefix("%")
+        for several, one in BRANCHES.findall(line)
+        for name in (several or one).split(",")
+    ]
 
 
 def trips(loop: Instruction, unknown: int | None) -> int:
@@ -147,7 +156,7 @@ class Module:
                         found[2]
                     )
 
-        bodies = re.findall(BODY, hlo)
+        bodies = [*re.findall(BODY, hlo), *branches(hlo)]
         self._outside_fusions = [
             self.entry,
             *(self.computations[name] for name in bodies if name in self.computations),
@@ -161,8 +170,12 @@ class Module:
             count = trips(instruction, self._unknown_trips)
             body = self.computations[re.findall(BODY, instruction.line)[0]]
             return count * sum(self.moved(body, inner) for inner in body.instructions.values())
-        if instruction.op in CONTROL_FLOW:
-            raise ValueError(f"{instruction.op} {instruction.name}: how often its body runs is not known")
+        if instruction.op == "conditional":
+            # The dearest branch: what the others move is less.
+            several = [self.computations[name] for name in branches(instruction.line)]
+            return max(sum(self.moved(one, inner) for inner in one.instructions.values()) for one in several)
+        if instruction.op == "call":
+            raise ValueError(f"{instruction.op} {instruction.name}: what it moves is not known")
         if instruction.op in ("copy-start", "slice-start"):
             # The result holds both ends of the transfer, then a token; what moves is the smaller end.
             ends = instruction.arrays[:2]

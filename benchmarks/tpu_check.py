@@ -47,10 +47,12 @@ from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.rings import Ring
 from text_generation_server.engine.sharding import ONE_CHIP
 from text_generation_server.lowering.here import LoweringHere
+from text_generation_server.lowering.loop import Loop
 from text_generation_server.lowering.lowered import LoweredProgram
 from text_generation_server.lowering.request import ProgramOptions
 from text_generation_server.model.description import ModelDescription, ModelSource
 from text_generation_server.model.quantisation.scheme import FP8, INT8, Scheme
+from text_generation_server.runtime.compiler import Unmade
 from text_generation_server.runtime.executable import COMPILER_OPTIONS, placements
 from text_generation_server.runtime.kernels import COPIED_BLOCK, KEY_BLOCK
 from text_generation_server.runtime.mesh import mesh_of
@@ -181,6 +183,7 @@ LONG = ("extend 1x512", "extend 8x64", "forward 8192", "seat")
 QUANTISED = ("extend 1x512", "forward 1024", "choose none")
 SUBJECTS = [
     Subject("smollm2-135m", SMOLLM2, 8, 1024, {"v5e": 1.05, "v6e": 1.05}),
+    Subject("smollm2-135m, 16 steps without the host", SMOLLM2, 8, 1024, {}, ("steps 16x1024",)),
     Subject("smollm2-135m", SMOLLM2, 8, 8192, {}, LONG),
     Subject("gemma-2b", GEMMA_2B, 8, 1024, {}),
     Subject("gemma-2b", GEMMA_2B, 4, 8192, {}, LONG),
@@ -255,7 +258,7 @@ class Verdict:
     refused: str = ""
 
 
-def recorded(subject: Subject, chips: int = 1) -> tuple[ModelDescription, list[LoweredProgram]]:
+def recorded(subject: Subject, chips: int = 1) -> tuple[ModelDescription, list[LoweredProgram | Loop]]:
     """The programs as so many chips get them."""
     lowering = LoweringHere()
     with tempfile.TemporaryDirectory() as directory:
@@ -273,21 +276,26 @@ def recorded(subject: Subject, chips: int = 1) -> tuple[ModelDescription, list[L
             cache_dtype=subject.cache_dtype,
             chips=chips,
         )
-        names = subject.programs or catalogue.names(shape, scores_prompts=False)
+        unmade = Unmade(subject.programs or catalogue.names(shape, scores_prompts=False))
         options = ProgramOptions(shape, WatermarkStrength(), exact_float32=False)
-        return description, list(lowering.lower(options, list(names)))
+        parts = lowering.lower(options, unmade.parts)
+        return description, [program for part in parts for program in unmade.complete(part)]
 
 
 def most_trips(description: ModelDescription, program: str, length: int) -> int:
     """How often a loop runs of which a program does not say it: over the positions of a prompt's slot, or over the
-    experts that were chosen; at most over all of them. `seat` has one over the blocks of a slot."""
+    experts that were chosen; at most over all of them. `seat` has one over the blocks of a slot, `steps` one over its
+    steps.
+    """
+    if catalogue.kind_of(program) == "steps":
+        return catalogue.steps_and_length(program)[0]
     if program == "seat":
         return -(-length // COPIED_BLOCK)
     experts = [weight.shape[0] for weight in description.weights.values() if weight.stacked is not None]
     return max(-(-length // KEY_BLOCK), *experts, 0)
 
 
-def judge(program: LoweredProgram, topology: str, unknown_trips: int) -> Verdict:
+def judge(program: LoweredProgram | Loop, topology: str, unknown_trips: int) -> Verdict:
     """Compiles one program for one chip of a topology; `unknown_trips`: see `most_trips`."""
     device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
     order, places = call_order(program), placements(program, mesh_of([device]), ONE_CHIP)
@@ -370,7 +378,7 @@ def row(verdict: Verdict) -> list[str]:
 
 
 def check(
-    subject: Subject, topology: str, programs: list[LoweredProgram], description: ModelDescription
+    subject: Subject, topology: str, programs: list[LoweredProgram | Loop], description: ModelDescription
 ) -> list[str]:
     """Prints a table; returns the bounds that are missed, in words."""
     chip = topology.split(":")[0]

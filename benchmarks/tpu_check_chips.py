@@ -28,6 +28,7 @@ from benchmarks.tpu_check import Subject, ideal_step, megabytes, most_trips, rec
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.sharding import CacheSplit, Sharding
 from text_generation_server.loading.chips import ModelArrays
+from text_generation_server.lowering.loop import Loop
 from text_generation_server.lowering.lowered import LoweredProgram
 from text_generation_server.model.quantisation.scheme import INT8
 from text_generation_server.runtime.executable import COMPILER_OPTIONS, placements
@@ -77,7 +78,7 @@ class Judged:
     traffic: int
 
 
-def judge(program: LoweredProgram, mesh: DeviceMesh, sharding: Sharding, unknown_trips: int) -> Judged:
+def judge(program: LoweredProgram | Loop, mesh: DeviceMesh, sharding: Sharding, unknown_trips: int) -> Judged:
     order, places = call_order(program), placements(program, mesh, sharding)
     started = time.perf_counter()
     lowered = jitted(program, order, places, "tpu").lower(*shapes(program, order, places))

@@ -104,3 +104,17 @@ def test_a_program_with_a_loop_is_refused() -> None:
     hlo = module("  %a = f32[] parameter(0)\n  ROOT %loop = f32[] while(%a), condition=%c, body=%b")
     with pytest.raises(ValueError, match="while loop"):
         hbm_traffic(hlo)
+
+
+def test_of_the_branches_of_a_conditional_the_dearest_counts() -> None:
+    branches = (
+        f"%cheap (p: bf16[1024,128]) -> bf16[1024,128] {{\n  ROOT %p = {TABLE} parameter(0)\n}}\n\n"
+        f"%dear (q: bf16[1024,128]) -> bf16[1024,128] {{\n"
+        f"  %q = {TABLE} parameter(0)\n  ROOT %turned = {TABLE} negate(%q)\n}}\n"
+    )
+    entry = (
+        f"  %which = s32[]{{:T(128)}} parameter(0)\n"
+        f"  %table = {TABLE} parameter(1)\n"
+        f"  ROOT %taken = {TABLE} conditional(%which, %table, %table), branch_computations={{%cheap, %dear}}"
+    )
+    assert traffic_of(module(entry, branches)) == {"taken": 2 * 1024 * ROW_BYTES}

@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import pytest
@@ -24,8 +25,12 @@ WHOLE_TEXTS = [
 TEXT_TOKENIZERS = [small_tokenizers.byte_level, small_tokenizers.byte_fallback, small_tokenizers.metaspace]
 
 
+without_transformers = cache(ModelTokenizer.from_transformers)
+"""That of 65,000 byte pairs takes a moment, and there are hundreds of examples."""
+
+
 def pieces_of(tokenizer: Any, token_ids: Sequence[int], prompt_ids: Sequence[int] = ()) -> list[str]:
-    text = IncrementalText(ModelTokenizer.from_transformers(tokenizer), prompt_ids)
+    text = IncrementalText(without_transformers(tokenizer), prompt_ids)
     return [text.add(token_id) for token_id in token_ids]
 
 

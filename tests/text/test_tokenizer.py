@@ -16,6 +16,7 @@ from text_generation_server.grammar.vocabulary import Vocabulary
 from text_generation_server.text.tokenizer import ModelTokenizer
 from tpu_tgi.demo_model import prepare
 
+MODEL = Path(__file__).parents[2] / "models" / "SmolLM2-135M-Instruct"
 MAKERS = ["byte_level", "byte_fallback", "metaspace", "demo"]
 TEXTS = st.lists(
     st.one_of(st.sampled_from([*SENTENCES, BOS, EOS, MARKED, THINK, TOOL, "  ", " ,", " n't"]), st.text()),
@@ -24,10 +25,9 @@ TEXTS = st.lists(
 
 
 @pytest.fixture(scope="module")
-def demo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("demo") / "model"
-    prepare(directory)
-    return directory
+def demo_model() -> Path:
+    prepare(MODEL)
+    return MODEL
 
 
 @pytest.fixture(params=MAKERS, scope="module")
