@@ -162,6 +162,10 @@ class Module:
             *(self.computations[name] for name in bodies if name in self.computations),
         ]
 
+    def moved_by(self, computation: Computation) -> int:
+        """Bytes that a body or a branch moves when it runs once."""
+        return sum(self.moved(computation, instruction) for instruction in computation.instructions.values())
+
     def moved(self, computation: Computation, instruction: Instruction) -> int:
         """Bytes that one instruction of the entry computation, or of the body of a loop, reads and writes."""
         if instruction.op in FREE or any(target in instruction.line for target in FREE_CUSTOM_CALLS):
@@ -169,11 +173,10 @@ class Module:
         if instruction.op == "while":
             count = trips(instruction, self._unknown_trips)
             body = self.computations[re.findall(BODY, instruction.line)[0]]
-            return count * sum(self.moved(body, inner) for inner in body.instructions.values())
+            return count * self.moved_by(body)
         if instruction.op == "conditional":
             # The dearest branch: what the others move is less.
-            several = [self.computations[name] for name in branches(instruction.line)]
-            return max(sum(self.moved(one, inner) for inner in one.instructions.values()) for one in several)
+            return max(self.moved_by(self.computations[name]) for name in branches(instruction.line))
         if instruction.op == "call":
             raise ValueError(f"{instruction.op} {instruction.name}: what it moves is not known")
         if instruction.op in ("copy-start", "slice-start"):

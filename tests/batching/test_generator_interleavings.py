@@ -252,4 +252,4 @@ class Router(RuleBasedStateMachine):
 
 
 TestRouter = Router.TestCase
-TestRouter.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestRouter.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)

@@ -288,10 +288,22 @@ def follow(model: Any, prompt: list[int], tokens: list[int]) -> Expected:
     If these are `tokens` again, then greedy search gives `tokens`: each is the best after those before it. One
     forward instead of one for each token makes this affordable for many long answers.
     """
+    scores = scores_of(model, prompt, tokens)
+    return Expected(scores.argmax(dim=-1).tolist(), scores.amax(dim=-1).tolist())
+
+
+def behind_the_best(model: Any, prompt: list[int], tokens: list[int]) -> list[float]:
+    """By how much each token lies behind the best in its place, in transformers' logprobs; 0 for the best itself."""
+    scores = scores_of(model, prompt, tokens)
+    chosen = scores.gather(1, torch.tensor(tokens).unsqueeze(1))[:, 0]
+    return (scores.amax(dim=-1) - chosen).tolist()
+
+
+def scores_of(model: Any, prompt: list[int], tokens: list[int]) -> torch.Tensor:
+    """[tokens, vocabulary] float32: what transformers thinks of each place, in one forward."""
     with torch.no_grad():
         logits = model(torch.tensor([prompt + tokens[:-1]])).logits[0, len(prompt) - 1 :]
-    scores = torch.log_softmax(logits.float(), dim=-1)
-    return Expected(scores.argmax(dim=-1).tolist(), scores.amax(dim=-1).tolist())
+    return torch.log_softmax(logits.float(), dim=-1)
 
 
 def generate(model: Any, prompt: list[int], count: int) -> Expected:
