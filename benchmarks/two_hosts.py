@@ -1,19 +1,23 @@
-"""A prototype of one model over two hosts: two processes of this machine, the first serves and the second follows.
+"""A prototype of one model over two hosts: the first process serves and the second follows.
 
     echo '[[5, 6, 7], 20]' | python -m benchmarks.two_hosts MODEL
 
 takes a prompt and a number of tokens on each line, and prints the tokens that the model gives.
 
-Each process has its chips (two virtual devices of the CPU), and `jax.distributed` makes one mesh of all. What runs on a
-mesh must be started by all its processes, in one order. An engine does nothing but what it is told, so it is enough
-that the second one is told the same: the first sends each call, before it carries it out itself.
+Each process has its chips, and `jax.distributed` makes one mesh of all. What runs on a mesh must be started by all its
+processes, in one order. An engine does nothing but what it is told, so it is enough that the second one is told the
+same: the first sends each call, before it carries it out itself.
 
-It needs the CPU. What is missing for hosts with TPUs stands in docs/scaling.md.
+By itself it starts both processes on this machine, with two virtual devices of the CPU each. With --coordinator and
+--rank it is one of the two, and takes the devices that there are: docs/deploy/gke-two-hosts.yaml starts it so on two
+hosts. The calls travel to the port after the coordinator's, pickled, between processes that know TWO_HOSTS_KEY. What is
+missing for a service stands in docs/scaling.md.
 """
 
 import argparse
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -23,6 +27,9 @@ from pathlib import Path
 from typing import Any
 
 PROCESSES, CHIPS_EACH = 2, 2
+KEY = "TWO_HOSTS_KEY"
+"""An environment variable: a secret of both processes, since whoever can send calls can run anything."""
+
 ONLY_ASK = ("info", "statistics", "check_health")
 """Of an engine, what starts nothing on the device and changes nothing."""
 
@@ -101,6 +108,7 @@ def start(model: Path) -> int:
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={CHIPS_EACH}",
     }
+    environment[KEY] = secrets.token_hex()
     command = [sys.executable, "-m", "benchmarks.two_hosts", str(model), "--coordinator", f"127.0.0.1:{port}"]
     follower = subprocess.Popen([*command, "--rank", "1"], env=environment, stdin=subprocess.DEVNULL)
     leader = subprocess.run([*command, "--rank", "0"], env=environment)
@@ -112,19 +120,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path)
-    parser.add_argument("--coordinator")
-    parser.add_argument("--rank", type=int)
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help=f"with --rank, and a secret in {KEY}")
+    parser.add_argument("--rank", type=int, choices=range(PROCESSES))
     arguments = parser.parse_args()
     if arguments.coordinator is None:
         sys.exit(start(arguments.model))
-    path = f"\0two-hosts-{arguments.coordinator}"
+    host, _, port = arguments.coordinator.rpartition(":")
+    address, key = (host, int(port) + 1), os.environ[KEY].encode()
     if arguments.rank == 0:
-        with Listener(path, family="AF_UNIX") as listener:
+        with Listener(address, authkey=key) as listener:
             engine = loaded(arguments.model, 0, arguments.coordinator)
             lead(engine, listener.accept())
     else:
         engine = loaded(arguments.model, 1, arguments.coordinator)
-        with Client(path, family="AF_UNIX") as connection:
+        with Client(address, authkey=key) as connection:
             follow(engine, connection)
 
 

@@ -1,18 +1,49 @@
 """The examples under docs/deploy are what Docker Compose and Kubernetes accept, and agree with the image."""
 
+import os
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
+import yaml
 
+from benchmarks import two_hosts
 from image.repository import EXAMPLES, PROGRAMS, documents, image_name
 from tpu_tgi.options.table import OPTIONS
 
 COMPOSE = ["compose.yaml", "compose.tpu.yaml"]
-# PodMonitoring is an extension of Google's, of which no schema is here.
-OF_KUBERNETES = [document for document in documents("gke.yaml") if document["kind"] != "PodMonitoring"]
 OF_REPLICAS = documents("gke-replicas.yaml")
+OF_TWO_HOSTS = documents("gke-two-hosts.yaml")
+# Kinds that Google adds, and defines nowhere in public.
+OF_GOOGLE = {"GCPBackendPolicy", "HealthCheckPolicy", "PodMonitoring"}
+OF_EXTENSIONS = {"Gateway", "HTTPRoute", "InferencePool", "JobSet"}
+ALL = [
+    *documents("gke.yaml"),
+    *OF_REPLICAS,
+    *documents("gke-gateway.yaml"),
+    *OF_TWO_HOSTS,
+]
+DEFINITIONS = os.environ.get("KUBERNETES_DEFINITIONS")
+
+
+def jobs_of(job_set: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Jobs as a JobSet makes them."""
+    for each in job_set["spec"]["replicatedJobs"]:
+        metadata = {"name": f"{job_set['metadata']['name']}-{each['name']}-0"}
+        yield {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": metadata,
+            "spec": each["template"]["spec"],
+        }
+
+
+OF_KUBERNETES = [document for document in ALL if document["kind"] not in OF_GOOGLE | OF_EXTENSIONS]
+OF_KUBERNETES += [job for document in ALL if document["kind"] == "JobSet" for job in jobs_of(document)]
 (GRACEFUL_TERMINATION_SECONDS,) = (
     option.default for option in OPTIONS if option.name == "graceful_termination_timeout"
 )
@@ -46,12 +77,89 @@ def test_compose_files_follow_the_compose_specification() -> None:
 @pytest.mark.parametrize("version", ["1.28", kubernetes_validate.latest_version()])
 @pytest.mark.parametrize(
     "document",
-    OF_KUBERNETES + OF_REPLICAS,
+    OF_KUBERNETES,
     ids=lambda document: f"{document['kind']}-{document['metadata']['name']}",
 )
 def test_kubernetes_objects_follow_the_api(document: dict[str, Any], version: str) -> None:
     """1.28 is the oldest in which a container gets TPUs without being privileged. Unknown fields are errors."""
     kubernetes_validate.validate(document, version, strict=True)
+
+
+@pytest.mark.skipif(
+    DEFINITIONS is None,
+    reason="set KUBERNETES_DEFINITIONS to a directory with the CustomResourceDefinitions of the Gateway API, "
+    "of its Inference Extension, and of JobSet, as YAML",
+)
+@pytest.mark.parametrize(
+    "document",
+    [document for document in ALL if document["kind"] in OF_EXTENSIONS],
+    ids=lambda document: f"{document['kind']}-{document['metadata']['name']}",
+)
+def test_objects_of_extensions_follow_their_definitions(document: dict[str, Any]) -> None:
+    group, version = document["apiVersion"].split("/")
+    (schema,) = (
+        each["schema"]["openAPIV3Schema"]
+        for file in Path(DEFINITIONS or "").glob("*.yaml")
+        for definition in yaml.safe_load_all(file.read_text())
+        if (definition["spec"]["group"], definition["spec"]["names"]["kind"]) == (group, document["kind"])
+        for each in definition["spec"]["versions"]
+        if each["name"] == version
+    )
+    jsonschema.validate(document, closed(schema))
+
+
+def closed(schema: Any) -> Any:
+    """A schema in which fields that it does not name are errors, as they are for `kubectl apply`."""
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inside = {name: closed(each) for name, each in schema.items()}
+    if isinstance(schema.get("properties"), dict) and "additionalProperties" not in schema:
+        inside["additionalProperties"] = False
+    return inside
+
+
+def test_the_gateway_leads_to_the_replicas_and_remembers_as_much_as_they_hold() -> None:
+    by_kind = {
+        (each["kind"], each["metadata"]["name"]): each for each in documents("gke-gateway.yaml") + OF_REPLICAS
+    }
+    replicas = by_kind["StatefulSet", "tpu-tgi"]["spec"]["template"]
+    pool, picker = by_kind["InferencePool", "tpu-tgi"], by_kind["Deployment", "tpu-tgi-endpoint-picker"]
+    assert pool["spec"]["selector"]["matchLabels"].items() <= replicas["metadata"]["labels"].items()
+    (container,) = replicas["spec"]["containers"]
+    assert pool["spec"]["targetPorts"] == [
+        {"number": port["containerPort"]} for port in container["ports"] if port["name"] == "http"
+    ]
+    assert ("Service", pool["spec"]["endpointPickerRef"]["name"]) in by_kind
+    assert (
+        picker["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+        > replicas["spec"]["terminationGracePeriodSeconds"]
+    )
+
+    settings = {each["name"]: each.get("value") for each in container["env"]}
+    configuration = yaml.safe_load(by_kind["ConfigMap", "tpu-tgi-endpoint-picker"]["data"]["plugins.yaml"])
+    parameters = {each["type"]: each.get("parameters", {}) for each in configuration["plugins"]}
+    remembered = parameters["prefix-cache-scorer"]
+    assert remembered["lruCapacityPerServer"] * remembered["blockSizeTokens"] == int(
+        settings["HF_BATCH_SIZE"]
+    ) * int(settings["HF_SEQUENCE_LENGTH"])
+    (engine,) = parameters["core-metrics-extractor"]["engineConfigs"]
+    monitored = (EXAMPLES.parent / "monitoring.md").read_text()
+    assert f"`{engine['queuedRequestsSpec']}`" in monitored
+    assert f"`{engine['runningRequestsSpec']}`" in monitored
+
+
+def test_two_hosts_meet_under_the_name_that_their_job_set_gives_the_first() -> None:
+    _, job_set = OF_TWO_HOSTS
+    (jobs,) = job_set["spec"]["replicatedJobs"]
+    name = job_set["metadata"]["name"]
+    (container,) = jobs["template"]["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert f"{name}-{jobs['name']}-0-0.{name}:{ports['coordinator']} " in container["command"][-1]
+    assert ports["calls"] == ports["coordinator"] + 1
+    assert jobs["template"]["spec"]["completions"] == two_hosts.PROCESSES
+    assert two_hosts.KEY in [each["name"] for each in container["env"]]
 
 
 def test_examples_run_the_image_that_make_builds(service: dict[str, Any], container: dict[str, Any]) -> None:
