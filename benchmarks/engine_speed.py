@@ -37,7 +37,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import llama_file
-from benchmarks.prompts import prefill
+from benchmarks.prompts import decoded, prefill
 from benchmarks.report import median_and_spread, table
 from benchmarks.rival import NEW_TOKENS, RivalProcess
 from text_generation_server.batching.generator import STEPS_IN_FLIGHT, Generator
@@ -272,9 +272,7 @@ def end_to_end(loaded: LoadedModel, eager: RivalProcess, batch_size: int) -> End
             GenerationRequest(id=i, prompt=prompt, max_new_tokens=NEW_TOKENS, ignore_eos_token=True)
             for i, prompt in enumerate(prompts)
         ]
-        outcome = generator.prefill(0, requests)
-        while outcome.batch is not None:
-            outcome = generator.decode([0])
+        for outcome in decoded(generator, generator.prefill(0, requests)):
             result.text_ms.append(outcome.timings.decode_ns / 1e6)
 
     tokens = batch_size * NEW_TOKENS

@@ -7,7 +7,7 @@ repetitions in brackets.
 
 - pause: three requests are streaming when a prompt of 1500 tokens arrives. The time between two tokens of theirs, where
   its median over the repetitions is longest until the newcomer has its first token, beside an ordinary step before, and
-  one piece.
+  one piece: on average, and at the prompt's end, where it looks back on all others.
 - first token: of a prompt of 1000 tokens that nobody asked before, of another question behind the same 1000 tokens,
   and of the third turn of a chat whose first turn had 1000.
 - together: until all of 8 prompts of 64 tokens have their first token, sent in one call, and one after the other.
@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
+from benchmarks.prompts import decoded
 from benchmarks.report import median_and_spread, table
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.prefixes import BASE, PrefixIndex
@@ -101,9 +102,8 @@ class Service:
         """What a request that is alone is answered."""
         outcome = self.prefill(self.request(prompt, new_tokens))
         generations = list(outcome.generations)
-        while outcome.batch is not None:
-            outcome = self.generator.decode([outcome.batch.id])
-            generations += outcome.generations
+        for each in decoded(self.generator, outcome):
+            generations += each.generations
         finished = generations[-1].finished
         assert finished is not None
         return finished.text
@@ -138,10 +138,17 @@ def pauses(loaded: LoadedModel, seed: int) -> tuple[float, list[float]]:
         last, batches = now, [running]
 
 
-def one_piece(loaded: LoadedModel, seed: int) -> float:
-    """Milliseconds of a piece of the largest size, on average over the prompt that arrives."""
+def one_piece(loaded: LoadedModel, seed: int) -> tuple[float, float]:
+    """Milliseconds of a piece of the largest size: on average over the prompt that arrives, and at its end."""
     service = Service(loaded, seed)
-    return service.first_token(service.text(ARRIVING)) / (ARRIVING / CPU_CHUNK)
+    # Less than a piece each, for what a tokenizer makes of the seams.
+    ends = [service.text(CPU_CHUNK - 8) for _ in range(3)]
+    beginning = service.text(ARRIVING - 2 * CPU_CHUNK)
+    average = service.first_token(beginning) / (ARRIVING / CPU_CHUNK - 2)
+    # A slot holds the beginning each time.
+    two = service.first_token(" ".join([beginning, *ends[:2]]))
+    one = service.first_token(" ".join([beginning, ends[2]]))
+    return average, two - one
 
 
 def measure(model: Path) -> str:
@@ -152,15 +159,19 @@ def measure(model: Path) -> str:
     step = [ordinary for ordinary, _ in measured]
     # All prompts have as many pieces. A neighbour on this machine makes one pause long, and not the same one each time.
     longest = max(zip(*(between for _, between in measured), strict=False), key=statistics.median)
-    piece = [one_piece(four, 100 + seed) for seed in range(REPETITIONS)]
-    steps = (statistics.median(longest) - statistics.median(piece)) / statistics.median(step)
+    average, last = zip(*(one_piece(four, 100 + seed) for seed in range(REPETITIONS)), strict=True)
+    steps = [
+        (statistics.median(longest) - statistics.median(piece)) / statistics.median(step)
+        for piece in (average, last)
+    ]
     rows.append(["ordinary step of three streams", median_and_spread(step), ""])
-    rows.append([f"one piece of {CPU_CHUNK} tokens", median_and_spread(piece), ""])
+    rows.append([f"one piece of {CPU_CHUNK} tokens, on average", median_and_spread(average), ""])
+    rows.append([f"the last piece of {ARRIVING} tokens", median_and_spread(last), ""])
     rows.append(
         [
             f"longest pause while {ARRIVING} tokens arrive",
             median_and_spread(longest),
-            f"a piece and {steps:.1f} steps",
+            f"the last piece and {steps[1]:.1f} steps, an average one and {steps[0]:.1f}",
         ]
     )
     first, second, third = [], [], []

@@ -1,7 +1,9 @@
-"""Prompts of measurements, and how they get into slots."""
+"""Prompts of measurements: how they get into slots, and how they are answered."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from text_generation_server.batching.generator import Generator
+from text_generation_server.batching.requests import BatchOutcome
 from text_generation_server.engine.contract import Engine
 from text_generation_server.sampling.parameters import SamplingParameters
 
@@ -26,3 +28,10 @@ def prefill(
         pieces.append(engine.extend())
         is_live = slot in pieces[-1].completed
     return [logprob for piece in pieces for logprob in piece.read().get(slot, ())]
+
+
+def decoded(generator: Generator, outcome: BatchOutcome) -> Iterator[BatchOutcome]:
+    """Decodes until no request of the batch is unfinished: an outcome for each call."""
+    while outcome.batch is not None:
+        outcome = generator.decode([outcome.batch.id])
+        yield outcome

@@ -16,6 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 from benchmarks.perplexity import text
+from benchmarks.prompts import decoded
 from benchmarks.report import table
 from text_generation_server.batching.generator import Generator
 from text_generation_server.batching.requests import Generation, GenerationRequest
@@ -68,9 +69,8 @@ class Asked:
         )
         outcome = self._generator.prefill(request.id, [request])
         generations: list[Generation] = list(outcome.generations)
-        while outcome.batch is not None:
-            outcome = self._generator.decode([outcome.batch.id])
-            generations += outcome.generations
+        for each in decoded(self._generator, outcome):
+            generations += each.generations
         return Answer(
             [token.id for each in generations for token in each.tokens],
             [{best.id: best.logprob for best in place} for each in generations for place in each.top_tokens],

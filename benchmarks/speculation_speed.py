@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
 
+from benchmarks.prompts import decoded
 from benchmarks.report import median_and_spread, table
 from text_generation_server.batching.drafts import Drafts
 from text_generation_server.batching.generator import Generator
@@ -120,9 +121,8 @@ class Service:
             outcome = self.generator.decode([outcome.batch.id])
             generations += outcome.generations
         before, started = sum(len(each.tokens) for each in generations), time.perf_counter()
-        while outcome.batch is not None:
-            outcome = self.generator.decode([outcome.batch.id])
-            generations += outcome.generations
+        for each in decoded(self.generator, outcome):
+            generations += each.generations
         seconds = time.perf_counter() - started
         after = sum(len(each.tokens) for each in generations)
         token_ids = [
