@@ -1,17 +1,25 @@
 """The two addresses of the service, checked before a model is loaded."""
 
+import contextlib
+import fcntl
 import ipaddress
+import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from loguru import logger
 
 from text_generation_server.errors import InvalidSettingError
 
 EVERYWHERE = "0.0.0.0"
+
+SOCKETS, LOCK = "tpu-tgi-socket-", "lock"
+"""How the directories of sockets are called, and a file in each that its service holds locked."""
 
 
 def reserve(hostname: str, port: int) -> socket.socket:
@@ -54,9 +62,56 @@ def ip_address(hostname: str) -> str:
 
 @contextmanager
 def socket_directory() -> Iterator[Path]:
-    """A directory that only this user can enter: nobody else can put a socket where the shard's will be."""
-    with tempfile.TemporaryDirectory(prefix="tpu-tgi-", ignore_cleanup_errors=True) as directory:
-        yield Path(directory)
+    """A directory that only this user can enter: nobody else can put a socket where the shard's will be.
+
+    Those of services that were killed before they could remove them are removed first. Raises InvalidSettingError if
+    no disk has room for it.
+    """
+    remove_abandoned()
+    directory, lock = locked_directory()
+    try:
+        with lock:
+            yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def temporary_directories() -> list[str]:
+    """Where the directory may be made, the best first.
+
+    `tempfile.gettempdir` wants to write a file, and raises where all disks are full; a directory needs no room there.
+    """
+    return [os.environ.get("TMPDIR") or "/tmp", "/tmp", "/var/tmp", "/dev/shm"]
+
+
+def locked_directory() -> tuple[Path, IO[bytes]]:
+    """See `socket_directory`, and the file in it that holds the lock while it is open."""
+    reasons = []
+    for parent in dict.fromkeys(temporary_directories()):
+        try:
+            directory = Path(tempfile.mkdtemp(prefix=SOCKETS, dir=parent))
+            lock = (directory / ".new").open("wb")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Under its name the file is there with its lock, never without.
+            os.rename(lock.name, directory / LOCK)
+        except OSError as error:
+            reasons.append(f"{parent}: {error.strerror}")
+        else:
+            return directory, lock
+    raise InvalidSettingError(
+        f"Nowhere is room for the directory of the shard's socket ({'; '.join(reasons)}): give "
+        "`--shard-uds-path PATH` in a directory that has some"
+    )
+
+
+def remove_abandoned() -> None:
+    """Removes directories whose lock nobody holds: the kernel lets go of it when a process ends, however it does."""
+    for parent in dict.fromkeys(temporary_directories()):
+        for file in Path(parent).glob(f"{SOCKETS}*/{LOCK}"):
+            # Another user's cannot be opened, and another service may be faster.
+            with contextlib.suppress(OSError), file.open("r+b") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(file.parent)
 
 
 def remove(file: Path) -> None:

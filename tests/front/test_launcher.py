@@ -17,6 +17,8 @@ import pytest
 
 from front.launched import Launched, launched
 from front.running_front import wait_until
+from text_generation_server.errors import InvalidSettingError
+from tpu_tgi import addresses
 from tpu_tgi.embedded.shard_process import executable
 from tpu_tgi.embedded.warming_up import WarmUp
 
@@ -213,6 +215,48 @@ def test_without_a_path_the_socket_is_where_nobody_else_can_go(launch: Launch, t
         running.signal(signal.SIGTERM)
         assert running.exit_code() == 0
     assert not directory.exists()
+
+
+def test_a_socket_without_room_anywhere_is_refused_with_the_option_that_helps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(addresses, "temporary_directories", lambda: [str(tmp_path / "no"), "/proc"])
+    with (
+        pytest.raises(InvalidSettingError, match=r"--shard-uds-path PATH.*has some"),
+        addresses.socket_directory(),
+    ):
+        pass
+
+
+def test_a_socket_finds_the_next_disk_where_the_first_has_no_room(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(addresses, "temporary_directories", lambda: ["/proc", str(tmp_path)])
+    with addresses.socket_directory() as directory:
+        assert directory.parent == tmp_path
+        assert addresses.LOCK in os.listdir(directory)
+    assert not directory.exists()
+
+
+def test_a_start_removes_what_killed_services_left_and_nothing_of_those_that_run(
+    launch: Launch, tmp_path: Path
+) -> None:
+    def start() -> AbstractContextManager[Launched]:
+        return launch("--shard-uds-path", "", environment={"TMPDIR": str(tmp_path)})
+
+    with start() as killed:
+        killed.wait_until_ready()
+        killed.signal(signal.SIGKILL)
+        killed.exit_code()
+    (left,) = tmp_path.glob("tpu-tgi-*")
+    with start() as first:
+        first.wait_until_ready()
+        assert not left.exists()
+        (running,) = tmp_path.glob("tpu-tgi-*")
+        with start() as second:
+            second.wait_until_ready()
+            assert running in tmp_path.glob("tpu-tgi-*")
+            assert httpx.get(f"{first.url}/health").status_code == 200
 
 
 def test_a_fault_in_the_small_files_is_found_before_the_shard_starts(launch: Launch) -> None:

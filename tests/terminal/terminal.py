@@ -61,8 +61,8 @@ def terminal(*words: str, environment: dict[str, str] | None = None) -> Iterator
     """Runs `tpu-tgi` with these words."""
     screen, end = pty.openpty()
     process = subprocess.Popen(
-        # Ctrl-C is for the session that has the terminal.
-        [shutil.which("setsid") or "setsid", "--ctty", *COMMAND, *words],
+        # Ctrl-C is for the session that has the terminal, also where the tests run in the background, which ignores it.
+        ["env", "--default-signal=INT", shutil.which("setsid") or "setsid", "--ctty", *COMMAND, *words],
         stdin=end,
         stdout=end,
         stderr=end,

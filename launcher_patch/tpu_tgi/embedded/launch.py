@@ -3,13 +3,13 @@
 import asyncio
 import importlib.util
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Self
 
 from loguru import logger
 
+from tpu_tgi.addresses import SOCKETS, temporary_directories
 from tpu_tgi.dry_run import command_section
 from tpu_tgi.embedded.launcher import launch
 from tpu_tgi.embedded.settings import LauncherSettings, launcher_settings
@@ -22,7 +22,7 @@ from tpu_tgi.parameters.derivation import Parameters
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 # Stands for the directory that is made at the start.
-PRIVATE = f"{tempfile.gettempdir()}/tpu-tgi-PRIVATE/shard"
+PRIVATE = f"{temporary_directories()[0]}/{SOCKETS}PRIVATE/shard"
 
 
 @dataclass(frozen=True)

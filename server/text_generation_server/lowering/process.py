@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -95,8 +94,8 @@ class LoweringProcess:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             logger.info("Starting torch_xla to record programs: nothing in the cache fits")
-            # Not a pipe, which would fill up: nobody reads it unless the process fails.
-            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process runs
+            # Not a pipe, which would fill up: nobody reads it unless the process fails. In memory: disks may be full.
+            self._errors = open(os.memfd_create("lowering"), "w+b")  # noqa: SIM115 - as long as the process runs
             environment = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
             self._process = subprocess.Popen(
                 # -P: what lies in the current directory is none of our modules.
