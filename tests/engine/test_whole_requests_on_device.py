@@ -12,7 +12,7 @@ from torch import Tensor
 from sampling.drawn_requests import VOCABULARY, rows, sampling_parameters
 from sampling.slow_reference import Outcome, Row
 from support.device import compiled, run
-from text_generation_server.engine import programs
+from text_generation_server.engine.programs import choosing, prompts
 from text_generation_server.engine.catalogue import ADMISSIONS
 from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.engine.state import BatchShape, float_parameters, integer_parameters
@@ -39,8 +39,8 @@ class ChoicePrograms:
 def programs_of_choice() -> ChoicePrograms:
     strength = WatermarkStrength()
     return ChoicePrograms(
-        {each: compiled(programs.choose_next(SHAPE, each, strength)) for each in Processing},
-        {each: compiled(programs.admit(SHAPE, each)) for each in ADMISSIONS},
+        {each: compiled(choosing.choose_next(SHAPE, each, strength)) for each in Processing},
+        {each: compiled(prompts.admit(SHAPE, each)) for each in ADMISSIONS},
     )
 
 
@@ -107,7 +107,7 @@ def slot_rows(batch: list[Row]) -> dict[str, Tensor]:
 
 
 def admission(row: Row, slot: int) -> dict[str, Tensor]:
-    """The inputs of `programs.admit` for a request with this prompt."""
+    """The inputs of `prompts.admit` for a request with this prompt."""
     asked = sampling_parameters(row.asked)
     counts = torch.bincount(torch.tensor(row.ids), minlength=VOCABULARY).to(torch.int32)
     return {

@@ -13,7 +13,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from text_generation_server.engine.programs import choose_rows, process_rows
+from text_generation_server.engine.programs.choosing import choose_rows, process_rows
 from text_generation_server.engine.state import float_parameters, integer_parameters
 from text_generation_server.sampling.parameters import Processing, SamplingParameters, WatermarkStrength
 from text_generation_server.sampling.processing import History, ProcessingTensors, process

@@ -18,7 +18,7 @@ from transformers import (
 
 from sampling.drawn_requests import VOCABULARY, rows, sampling_parameters
 from sampling.slow_reference import Asked, Row, best_tokens, gumbel_noise, log_softmax
-from text_generation_server.engine.programs import choose_rows, process_rows
+from text_generation_server.engine.programs.choosing import choose_rows, process_rows
 from text_generation_server.engine.state import float_parameters, integer_parameters
 from text_generation_server.sampling.parameters import Processing, WatermarkStrength
 from text_generation_server.sampling.processing import History

@@ -1,6 +1,6 @@
 """Which programs an engine has, by name, and how each is built. Listing them needs no torch.
 
-To add a program, write it in `programs.py` and give its kind a line in `names` and in `build`.
+To add a program, write it in `programs/` and give its kind a line in `names` and in `build`.
 """
 
 from collections.abc import Callable
@@ -92,22 +92,22 @@ def shape_for(name: str, shape: BatchShape) -> BatchShape:
 
 def build(name: str, model: Any, shape: BatchShape, strength: WatermarkStrength) -> "Program":
     """The program of that name; `model` is a ServedModel. KeyError if there is no such kind."""
-    from text_generation_server.engine import programs
+    from text_generation_server.engine.programs import choosing, prompts, steps
 
     kind, _, variant = name.partition(" ")
     # Nothing else can enter the program, since it is kept under this shape.
     shape = shape_for(name, shape)
     builders: dict[str, Callable[[], Program]] = {
-        "seat": lambda: programs.seat(shape),
-        "park": lambda: programs.park(shape),
-        "extend": lambda: programs.extend(model, shape, PieceShape.parse(variant)),
-        "score": lambda: programs.score(model, shape, PieceShape.parse(variant)),
-        "admit": lambda: programs.admit(shape, Processing[variant.upper()]),
-        "forward": lambda: programs.forward(model, shape, int(variant)),
-        "verify": lambda: programs.verify(model, shape, int(variant)),
-        "accept": lambda: programs.accept(shape, Processing[variant.upper()], strength),
-        "choose": lambda: programs.choose_next(shape, Processing[variant.upper()], strength),
-        "constrain": lambda: programs.constrain(shape),
-        "rank": lambda: programs.rank_tokens(shape),
+        "seat": lambda: prompts.seat(shape),
+        "park": lambda: prompts.park(shape),
+        "extend": lambda: prompts.extend(model, shape, PieceShape.parse(variant)),
+        "score": lambda: prompts.score(model, shape, PieceShape.parse(variant)),
+        "admit": lambda: prompts.admit(shape, Processing[variant.upper()]),
+        "forward": lambda: steps.forward(model, shape, int(variant)),
+        "verify": lambda: steps.verify(model, shape, int(variant)),
+        "accept": lambda: choosing.accept(shape, Processing[variant.upper()], strength),
+        "choose": lambda: choosing.choose_next(shape, Processing[variant.upper()], strength),
+        "constrain": lambda: choosing.constrain(shape),
+        "rank": lambda: choosing.rank_tokens(shape),
     }
     return builders[kind]()

@@ -25,7 +25,7 @@ def check_drafts(drafts: Drafts, positions: Mapping[int, int], info: EngineInfo)
 
 
 def draft_arrays(drafts: Drafts, info: EngineInfo) -> dict[str, NDArray[np.int32]]:
-    """What `programs.verify` and `programs.accept` take of them."""
+    """What `programs.steps.verify` and `programs.choosing.accept` take of them."""
     padded = np.zeros((info.batch_size, info.drafts), np.int32)
     drafted = np.zeros(info.batch_size, np.int32)
     for slot, tokens in drafts.items():

@@ -81,8 +81,8 @@ class PendingRows(Pending):
 
 
 class PendingTokens(Pending):
-    """The result of a program that may choose several tokens for a slot, see `programs.accept` and `lowering.loop`, and
-    the best tokens of each place; see `contract.PendingOutput`."""
+    """The result of a program that may choose several tokens for a slot, see `programs.choosing.accept` and
+    `lowering.loop`, and the best tokens of each place; see `contract.PendingOutput`."""
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ class Program:
     """A pure function of named tensors.
 
     Attributes:
-        name: unique among the programs of an engine, for example "prefill 32".
+        name: unique among the programs of an engine, for example "forward 256".
         function: takes tensors by the names of `arguments`, and returns tensors by name. A result that has the name
             of a state argument succeeds it, in its buffer: shape and dtype must be equal. The function may also read
             weights of a model, which are no arguments.

@@ -50,7 +50,7 @@ class BatchShape:
         adapters: the model takes the index of an adapter for each row.
         by_length: the model takes the length of the whole prompt for each piece, see `RotaryLengths`.
         chunk: tokens of the largest piece of a prompt, see `buckets.piece_shapes`.
-        drafts: tokens of each slot that one step may verify, see `programs.verify`; 0: there are no such programs.
+        drafts: tokens of each slot that one step may verify, see `programs.steps.verify`; 0: there are none.
         steps: that one program may take without the host, see `catalogue.parts`; 0: there are no such programs.
         window: how many positions a query of a sliding layer sees.
         sliding: the layers that see no more, by index.
