@@ -8,13 +8,10 @@ slot has a grammar sends the masks.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from loguru import logger
-from numpy.typing import NDArray
 
-from text_generation_server.engine.buckets import PieceShape, bucket_for, decode_lengths, piece_shapes
+from text_generation_server.engine.buckets import bucket_for, decode_lengths, piece_shapes
 from text_generation_server.engine.catalogue import LOOPED, admission, kind_of
 from text_generation_server.engine.contract import (
     AllowedTokens,
@@ -30,12 +27,12 @@ from text_generation_server.engine.device import Buffer, Device, RunnableProgram
 from text_generation_server.engine.drafting import check_drafts, draft_arrays, wanted_arrays
 from text_generation_server.engine.filling import (
     FillingSlot,
-    PieceRow,
     check_fill,
     next_rows,
     piece_arrays,
     row_start,
 )
+from text_generation_server.engine.first_run import empty_inputs
 from text_generation_server.engine.pending import (
     Pending,
     PendingRows,
@@ -44,10 +41,9 @@ from text_generation_server.engine.pending import (
     ScoredRow,
 )
 from text_generation_server.engine.sharding import Sharding
-from text_generation_server.engine.slot_adapters import BASE, SlotAdapters
+from text_generation_server.engine.slot_adapters import SlotAdapters
 from text_generation_server.engine.state import BatchShape, float_parameters, integer_parameters
-from text_generation_server.engine.watch import DeviceWatch
-from text_generation_server.sampling.packing import words
+from text_generation_server.engine.watch import CompilationWatch, DeviceWatch
 from text_generation_server.sampling.parameters import Processing, SamplingParameters
 
 
@@ -116,8 +112,7 @@ class StaticBatchEngine:
         self._adapters = SlotAdapters(info.adapters, info.batch_size)
         self._unchosen: ModelStep | None = None
         self._last: Pending | None = None
-        self._compilations: int | None = None
-        self._compilations_after_warm_up = 0
+        self._compilations = CompilationWatch(device.compilations)
         self._watch = DeviceWatch(hang_seconds)
         self._send_adapters()
 
@@ -127,7 +122,7 @@ class StaticBatchEngine:
 
     def warm_up(self, progress: Callable[[WarmupProgress], None]) -> None:
         """Runs the smallest of each kind of program that never ran before, since a defect should show now."""
-        if self._compilations is not None:
+        if self._compilations.is_warm:
             return
         if self._live or self._filling:
             raise RuntimeError(
@@ -137,13 +132,20 @@ class StaticBatchEngine:
         smallest = {kind_of(name): name for name in self._programs if name in self._new_programs}
         for index, name in enumerate(smallest.values(), start=1):
             started = time.perf_counter()
-            results = self._run(name, self._empty_inputs(name))
+            inputs = empty_inputs(name, self._shape, self._info)
+            results = self._run(
+                name,
+                {
+                    key: self._device.send(array, self._sharding.array(key, array.shape))
+                    for key, array in inputs.items()
+                },
+            )
             with self._watch.waiting():
                 for result in results.values():
                     self._device.read(result)
             seconds = time.perf_counter() - started
             progress(WarmupProgress(name, index, len(smallest), seconds, "first run"))
-        self._compilations = self._device.compilations()
+        self._compilations.begin()
 
     def fill(
         self,
@@ -197,7 +199,7 @@ class StaticBatchEngine:
         for place, row in enumerate(rows if is_scored else ()):
             start = row_start(row, shape, self._info.max_length)
             scored.append(ScoredRow(row.filling.slot, place, row.start - start, row.end - start))
-        self._watch_compilations()
+        self._compilations.look()
         self._last = PendingRun(
             self._device, self._watch, packed, held, [each.slot for each in complete], scored
         )
@@ -207,7 +209,7 @@ class StaticBatchEngine:
         self._require_chosen()
         if not self._live:
             raise RuntimeError("No slot is live: there is nothing to decode.")
-        self._note_idle_time()
+        self._watch.note_idle_time(self._last)
         length = self._length_for(max(slot.position for slot in self._live.values()))
         logits = self._run(f"forward {length}", {})["logits"]
         self._unchosen = ModelStep(self, logits)
@@ -227,7 +229,7 @@ class StaticBatchEngine:
             best = self._run("rank", {"scores": results["scores"]})["ranked"]
         for live in self._live.values():
             live.position += 1
-        self._watch_compilations()
+        self._compilations.look()
         pending = PendingRows(self._device, self._watch, results["chosen"], best, wants)
         self._last = pending
         return pending
@@ -239,7 +241,7 @@ class StaticBatchEngine:
         if not self._live:
             raise RuntimeError("No slot is live: there is nothing to decode.")
         check_drafts(drafts, {slot: live.position for slot, live in self._live.items()}, self._info)
-        self._note_idle_time()
+        self._watch.note_idle_time(self._last)
         live = dict(self._live)
         steps = {slot: 1 + len(drafts.get(slot, ())) for slot in live}
         inputs = {name: self._device.send(array) for name, array in draft_arrays(drafts, self._info).items()}
@@ -263,7 +265,7 @@ class StaticBatchEngine:
             raise RuntimeError("Alternatives, typical-p and watermarks take one step at a time.")
         if not 1 <= count <= self._info.steps:
             raise ValueError(f"A program takes 1 to {self._info.steps} steps. Given: {count}.")
-        self._note_idle_time()
+        self._watch.note_idle_time(self._last)
         live = dict(self._live)
         length = self._length_for(max(each.position for each in live.values()) + count - 1)
         processing = max(each.processing for each in live.values())
@@ -285,7 +287,7 @@ class StaticBatchEngine:
         """The outcome of a program that chose up to `most` tokens for each slot; how many, is known when it is read."""
         for slot, each in live.items():
             each.position += most[slot]
-        self._watch_compilations()
+        self._compilations.look()
 
         def settle(outcome: ChosenTokens) -> None:
             for slot, each in live.items():
@@ -307,7 +309,7 @@ class StaticBatchEngine:
     def statistics(self) -> EngineStatistics:
         used, limit = self._device.memory()
         return EngineStatistics(
-            compilations_after_warm_up=self._compilations_after_warm_up,
+            compilations_after_warm_up=self._compilations.after_warm_up,
             programs_compiled=len(self._new_programs),
             programs_from_cache=len(self._programs) - len(self._new_programs),
             call_seconds=self._watch.call_seconds(),
@@ -367,55 +369,3 @@ class StaticBatchEngine:
     def _require_chosen(self) -> None:
         if self._unchosen is not None:
             raise RuntimeError("A step was started and not chosen: call choose() before anything else.")
-
-    def _empty_inputs(self, name: str) -> dict[str, Buffer]:
-        """Inputs of the right shapes, for a first run. Slot 0 is not live, so what is written there means nothing."""
-        kind, _, variant = name.partition(" ")
-        slots, vocabulary = self._info.batch_size, self._info.vocab_size
-        neutral = SamplingParameters()
-        arrays: dict[str, NDArray[Any]] = {}
-        if kind in ("extend", "score"):
-            filling = FillingSlot(0, np.zeros(2, np.int32), 0, neutral, BASE, False, False)
-            arrays |= piece_arrays(
-                [PieceRow(filling, 0, 1)], PieceShape.parse(variant), self._info.max_length
-            )
-        elif kind in ("seat", "park", "admit"):
-            # As it is before anybody was there: parked behind its end.
-            position = np.array([self._info.max_length], np.int32)
-            zero = np.array([0], np.int32)
-            arrays |= {"slot": zero, "source": zero, "kept": zero, "token": zero, "position": position}
-            arrays |= {"new_floats": float_parameters(neutral), "new_integers": integer_parameters(neutral)}
-            arrays["new_counts"] = np.zeros((1, vocabulary), np.int32)
-        else:
-            arrays["logits"] = np.zeros((slots, vocabulary), self._shape.dtype)
-            arrays |= {f"logits.{place}": arrays["logits"] for place in range(self._shape.drafts + 1)}
-            arrays |= draft_arrays({}, self._info)
-            arrays |= wanted_arrays({0: Wanted(1)}, slots)
-            arrays |= {"count": np.array([1], np.int32), "choice": np.array([0], np.int32)}
-            arrays["scores"] = np.zeros((slots, vocabulary), np.float32)
-            arrays["allowed"] = np.full((slots, words(vocabulary)), -1, np.int32)
-        return {
-            key: self._device.send(array, self._sharding.array(key, array.shape))
-            for key, array in arrays.items()
-        }
-
-    def _note_idle_time(self) -> None:
-        """Adds the time since the device was last seen busy, if it has nothing to do now."""
-        if self._last is None:
-            return
-        now = time.monotonic()
-        if self._last.is_over():
-            self._watch.idle_seconds += now - self._watch.seen_busy
-
-    def _watch_compilations(self) -> None:
-        """Counts and reports what must not happen after warm-up."""
-        if self._compilations is None:
-            # Warm-up was skipped, for debugging: programs are compiled as they are needed.
-            return
-        compilations = self._device.compilations()
-        if compilations != self._compilations:
-            self._compilations_after_warm_up += compilations - self._compilations
-            self._compilations = compilations
-            logger.error(
-                f"A program was compiled after warm-up ({self._compilations_after_warm_up} so far): a defect"
-            )

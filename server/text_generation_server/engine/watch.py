@@ -1,9 +1,11 @@
-"""Sees that the device fails, hangs, or has nothing to do."""
+"""Sees that the device fails, hangs, or has nothing to do, and that programs are compiled after warm-up."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
+
+from loguru import logger
 
 
 class Unread(Protocol):
@@ -62,6 +64,14 @@ class DeviceWatch:
         """The oldest outcome was read, so the device turns to the next one."""
         self._last_read = time.monotonic()
 
+    def note_idle_time(self, last: Unread | None) -> None:
+        """Adds the time since the device was last seen busy, if it has nothing to do behind the `last` outcome."""
+        if last is None:
+            return
+        now = time.monotonic()
+        if last.is_over():
+            self.idle_seconds += now - self.seen_busy
+
     def call_seconds(self) -> float:
         """How long the call in progress has taken so far; 0 if there is none."""
         started = self._started
@@ -87,3 +97,36 @@ class DeviceWatch:
                 f"the device has not answered for {seconds:.0f} s, and --hang-timeout is {self._hang_seconds:.0f} s: "
                 "it hangs, or a single program takes longer than that"
             )
+
+
+class CompilationWatch:
+    """Counts and reports what must not happen after warm-up.
+
+    Attributes:
+        after_warm_up: programs that were compiled since `begin`. Without it, which is for debugging, programs are
+            compiled as they are needed, and none is counted.
+    """
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        """`count`: of all compilations so far."""
+        self._count = count
+        self._seen: int | None = None
+        self.after_warm_up = 0
+
+    @property
+    def is_warm(self) -> bool:
+        return self._seen is not None
+
+    def begin(self) -> None:
+        """The warm-up is over."""
+        self._seen = self._count()
+
+    def look(self) -> None:
+        """To be called whenever programs ran."""
+        if self._seen is None:
+            return
+        compilations = self._count()
+        if compilations != self._seen:
+            self.after_warm_up += compilations - self._seen
+            self._seen = compilations
+            logger.error(f"A program was compiled after warm-up ({self.after_warm_up} so far): a defect")
