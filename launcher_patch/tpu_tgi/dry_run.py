@@ -70,7 +70,9 @@ def memory_section(
         return [*lines, "  not known before the model is here"]
     for chip in CHIPS:
         used = dtype or chip.dtype
-        need = checkpoint.need(used, chip.lanes, quantize, cache_dtype)
+        # Several chips would have to share pairs of slots.
+        pairs = parameters.chips in (None, 1) and (parameters.batch_size or 2) % 2 == 0
+        need = checkpoint.need(used, chip.lanes, quantize, cache_dtype, pairs=pairs)
         if need is None:
             return [*lines, f"  not known: {checkpoint.directory} has no weights yet, or no full config.json"]
         if parameters.chips is not None:

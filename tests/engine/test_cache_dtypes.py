@@ -149,6 +149,28 @@ def test_of_half_the_bytes_nearly_twice_the_slots_fit_and_a_dry_run_says_so(tmp_
     assert int8.largest_batch(memory, 4096) >= 1.9 * plain.largest_batch(memory, 4096)
 
 
+@pytest.mark.parametrize("dtype", [None, CacheDtype.FP8_E4M3FN, CacheDtype.INT8])
+@pytest.mark.parametrize("slots", [2, 3])
+def test_a_dry_run_counts_slots_that_share_lanes_in_pairs_as_the_engine_does(
+    slots: int, dtype: CacheDtype | None, tmp_path: Path
+) -> None:
+    directory = save("llama", tmp_path, num_attention_heads=3, num_key_value_heads=3, head_dim=64)
+    loader = engines.loader(
+        directory,
+        batch_size=slots,
+        max_length=LENGTH,
+        dtype="bfloat16",
+        cache_dtype=dtype,
+        layout=CacheLayout.LANES,
+        skip_warmup=True,
+    )
+    checkpoint = Checkpoint.find(str(directory), None, {})
+    assert checkpoint is not None
+    need = checkpoint.need("bfloat16", 128, cache_dtype=dtype, pairs=slots % 2 == 0)
+    assert need is not None
+    assert need.position == loader.memory_need().position
+
+
 @pytest.mark.parametrize("dtype", [CacheDtype.FP8_E4M3FN, CacheDtype.FP8_E5M2])
 def test_fp8_rounds_as_torch_does_and_what_is_too_large_becomes_the_largest(dtype: CacheDtype) -> None:
     import jax.numpy as jnp

@@ -42,7 +42,13 @@ class Checkpoint:
         return self._integer("max_position_embeddings", "n_positions")
 
     def need(
-        self, dtype: str, lanes: int, quantize: str | None = None, cache_dtype: CacheDtype | None = None
+        self,
+        dtype: str,
+        lanes: int,
+        quantize: str | None = None,
+        cache_dtype: CacheDtype | None = None,
+        *,
+        pairs: bool = False,
     ) -> MemoryNeed | None:
         """The memory that the model takes; None if config.json does not tell, or the weights are not here.
 
@@ -51,6 +57,7 @@ class Checkpoint:
             quantize, cache_dtype: as the options have it.
             lanes: keys and values of a token take a multiple of so many numbers in each layer
                 (`text_generation_server.engine.layout`): 128 on a TPU, 1 on a CPU.
+            pairs: two slots share a row where they fill lanes together.
         """
         layers = self._integer("num_hidden_layers", "n_layer")
         heads = self._integer("num_attention_heads", "n_head")
@@ -60,7 +67,10 @@ class Checkpoint:
             return None
         head_dim = self._integer("head_dim") or width // heads
         key_heads = self._integer("num_key_value_heads") or heads
-        keys = -(-key_heads * head_dim // lanes) * lanes
+        keys = key_heads * head_dim
+        is_paired = pairs and 2 * (keys % lanes) == lanes
+        if not is_paired:
+            keys = -(-keys // lanes) * lanes
         if cache_dtype is None:
             size = keys * BYTES[dtype]
         else:
@@ -69,6 +79,7 @@ class Checkpoint:
             weights=weights,
             position=2 * layers * size,
             slot=4 * vocabulary,
+            multiple=2 if is_paired else 1,
         )
 
     def _integer(self, *names: str) -> int | None:
