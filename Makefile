@@ -119,7 +119,7 @@ lock: $(INSTALLED) ## write locks/*.lock anew: the newest versions that pyprojec
 
 TPU_CHECK := .libtpu
 
-bench: $(INSTALLED) ## measure the engine beside eager transformers, prompts, each feature, and the pauses of the router; needs a quiet machine and ten minutes
+bench: $(INSTALLED) ## measure the engine beside eager transformers, prompts, each feature, and the pauses of the router; needs a quiet machine and three quarters of an hour
 	@$(BIN)/python -m tpu_tgi.demo_model $(DEMO_MODEL)
 	@$(BIN)/python -m benchmarks.start_up $(DEMO_MODEL)
 	@$(BIN)/python -m benchmarks.engine_speed --json build/engine_speed.json $(DEMO_MODEL)

@@ -154,7 +154,7 @@ def test_of_half_the_bytes_nearly_twice_the_slots_fit_and_a_dry_run_says_so(tmp_
 def test_a_dry_run_counts_slots_that_share_lanes_in_pairs_as_the_engine_does(
     slots: int, dtype: CacheDtype | None, tmp_path: Path
 ) -> None:
-    directory = save("llama", tmp_path, num_attention_heads=3, num_key_value_heads=3, head_dim=64)
+    directory = save("llama", tmp_path, hidden_size=192, num_attention_heads=3, num_key_value_heads=3)
     loader = engines.loader(
         directory,
         batch_size=slots,

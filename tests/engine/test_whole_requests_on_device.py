@@ -12,9 +12,9 @@ from torch import Tensor
 from sampling.drawn_requests import VOCABULARY, rows, sampling_parameters
 from sampling.slow_reference import Outcome, Row
 from support.device import compiled, run
-from text_generation_server.engine.programs import choosing, prompts
 from text_generation_server.engine.catalogue import ADMISSIONS
 from text_generation_server.engine.layout import CacheLayout
+from text_generation_server.engine.programs import choosing, prompts
 from text_generation_server.engine.state import BatchShape, float_parameters, integer_parameters
 from text_generation_server.runtime.executable import Executable
 from text_generation_server.runtime.mesh import compilations
