@@ -46,7 +46,8 @@ def serving(model: Path, directory: Path) -> Iterator[tuple[subprocess.Popen[byt
 
 def first_token(directory: Path) -> int:
     with connected(directory / "shard-0") as stub:
-        answer = stub.Prefill(prefill(0, request(0, "Grüße", max_new_tokens=8)))
+        # The socket is there a moment before anybody listens on it.
+        answer = stub.Prefill(prefill(0, request(0, "Grüße", max_new_tokens=8)), wait_for_ready=True)
         while not answer.generations:
             answer = stub.Decode(pb.DecodeRequest(batches=[answer.batch]))
         token: int = answer.generations[0].tokens.ids[0]
