@@ -56,13 +56,18 @@ class Terminal:
         os.close(self._screen)
 
 
+def program(name: str) -> str:
+    """Its file: the PATH of what is started may not have it."""
+    return shutil.which(name) or name
+
+
 @contextmanager
 def terminal(*words: str, environment: dict[str, str] | None = None) -> Iterator[Terminal]:
     """Runs `tpu-tgi` with these words."""
     screen, end = pty.openpty()
     process = subprocess.Popen(
         # Ctrl-C is for the session that has the terminal, also where the tests run in the background, which ignores it.
-        ["env", "--default-signal=INT", shutil.which("setsid") or "setsid", "--ctty", *COMMAND, *words],
+        [program("env"), "--default-signal=INT", program("setsid"), "--ctty", *COMMAND, *words],
         stdin=end,
         stdout=end,
         stderr=end,
