@@ -107,8 +107,8 @@ def start(model: Path) -> int:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={CHIPS_EACH}",
+        KEY: secrets.token_hex(),
     }
-    environment[KEY] = secrets.token_hex()
     command = [sys.executable, "-m", "benchmarks.two_hosts", str(model), "--coordinator", f"127.0.0.1:{port}"]
     follower = subprocess.Popen([*command, "--rank", "1"], env=environment, stdin=subprocess.DEVNULL)
     leader = subprocess.run([*command, "--rank", "0"], env=environment)

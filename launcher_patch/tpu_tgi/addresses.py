@@ -81,32 +81,40 @@ def temporary_directories() -> list[str]:
 
     `tempfile.gettempdir` wants to write a file, and raises where all disks are full; a directory needs no room there.
     """
-    return [os.environ.get("TMPDIR") or "/tmp", "/tmp", "/var/tmp", "/dev/shm"]
+    return list(dict.fromkeys([os.environ.get("TMPDIR") or "/tmp", "/tmp", "/var/tmp", "/dev/shm"]))
 
 
 def locked_directory() -> tuple[Path, IO[bytes]]:
     """See `socket_directory`, and the file in it that holds the lock while it is open."""
     reasons = []
-    for parent in dict.fromkeys(temporary_directories()):
+    for parent in temporary_directories():
         try:
             directory = Path(tempfile.mkdtemp(prefix=SOCKETS, dir=parent))
-            lock = (directory / ".new").open("wb")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            # Under its name the file is there with its lock, never without.
-            os.rename(lock.name, directory / LOCK)
+            try:
+                return directory, locked(directory)
+            except OSError:
+                # Without its lock nobody would know that it is abandoned.
+                shutil.rmtree(directory, ignore_errors=True)
+                raise
         except OSError as error:
             reasons.append(f"{parent}: {error.strerror}")
-        else:
-            return directory, lock
     raise InvalidSettingError(
         f"Nowhere is room for the directory of the shard's socket ({'; '.join(reasons)}): give "
         "`--shard-uds-path PATH` in a directory that has some"
     )
 
 
+def locked(directory: Path) -> IO[bytes]:
+    """The file that says that the directory is in use. It is there with its lock, never without."""
+    file = (directory / ".new").open("wb")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    os.rename(file.name, directory / LOCK)
+    return file
+
+
 def remove_abandoned() -> None:
     """Removes directories whose lock nobody holds: the kernel lets go of it when a process ends, however it does."""
-    for parent in dict.fromkeys(temporary_directories()):
+    for parent in temporary_directories():
         for file in Path(parent).glob(f"{SOCKETS}*/{LOCK}"):
             # Another user's cannot be opened, and another service may be faster.
             with contextlib.suppress(OSError), file.open("r+b") as lock:

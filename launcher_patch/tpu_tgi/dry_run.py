@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from text_generation_server.engine.cache_dtype import CacheDtype
+from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.model.memory import LARGEST_BATCH, MemoryNeed, gibibytes
 from text_generation_server.settings import CPU_BATCH_SIZE
 from tpu_tgi.parameters.derivation import Parameters
@@ -19,20 +20,20 @@ class Chip:
     Attributes:
         memory: bytes; None where it is the machine's.
         dtype: the default of weights and cache there.
-        lanes: see `Checkpoint.need`.
+        layout: see `Checkpoint.need`.
     """
 
     name: str
     memory: int | None
     dtype: str
-    lanes: int
+    layout: CacheLayout
 
 
 # HBM of one chip: https://cloud.google.com/tpu/docs/v5e and .../v6e.
 CHIPS = (
-    Chip("TPU v5e", 16 * 2**30, "bfloat16", 128),
-    Chip("TPU v6e", 32 * 2**30, "bfloat16", 128),
-    Chip("CPU", None, "float32", 1),
+    Chip("TPU v5e", 16 * 2**30, "bfloat16", CacheLayout.LANES),
+    Chip("TPU v6e", 32 * 2**30, "bfloat16", CacheLayout.LANES),
+    Chip("CPU", None, "float32", CacheLayout.HEADS),
 )
 
 
@@ -72,7 +73,7 @@ def memory_section(
         used = dtype or chip.dtype
         # Several chips would have to share pairs of slots.
         pairs = parameters.chips in (None, 1) and (parameters.batch_size or 2) % 2 == 0
-        need = checkpoint.need(used, chip.lanes, quantize, cache_dtype, pairs=pairs)
+        need = checkpoint.need(used, chip.layout, quantize, cache_dtype, pairs=pairs)
         if need is None:
             return [*lines, f"  not known: {checkpoint.directory} has no weights yet, or no full config.json"]
         if parameters.chips is not None:

@@ -141,7 +141,7 @@ def test_of_half_the_bytes_nearly_twice_the_slots_fit_and_a_dry_run_says_so(tmp_
     checkpoint = Checkpoint.find(str(directory), None, {})
     assert checkpoint is not None
     for dtype, loaded in ((CacheDtype.FP8_E4M3FN, fp8), (CacheDtype.INT8, int8)):
-        need = checkpoint.need("bfloat16", 128, cache_dtype=dtype)
+        need = checkpoint.need("bfloat16", CacheLayout.LANES, cache_dtype=dtype)
         assert need is not None
         assert need.position == loaded.position
     memory = plain.total(100, 4096) * 2
@@ -166,7 +166,7 @@ def test_a_dry_run_counts_slots_that_share_lanes_in_pairs_as_the_engine_does(
     )
     checkpoint = Checkpoint.find(str(directory), None, {})
     assert checkpoint is not None
-    need = checkpoint.need("bfloat16", 128, cache_dtype=dtype, pairs=slots % 2 == 0)
+    need = checkpoint.need("bfloat16", CacheLayout.LANES, cache_dtype=dtype, pairs=slots % 2 == 0)
     assert need is not None
     assert need.position == loader.memory_need().position
 

@@ -15,6 +15,7 @@ from support import engines
 from support.checkpoints import generate, save
 from support.driver import Driver
 from support.quantised_checkpoints import PACKED, mxfp4, packed
+from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.errors import InvalidSettingError, UnsupportedModelError
 from tpu_tgi.parameters.model import Checkpoint as LauncherCheckpoint
 
@@ -250,7 +251,7 @@ def test_a_dry_run_counts_what_the_engine_counts(
 ) -> None:
     directory = packed(checkpoint, tmp_path, name) if name else checkpoint
     counted = LauncherCheckpoint(directory, json.loads((directory / "config.json").read_text()))
-    need = counted.need("float32", 1, quantize)
+    need = counted.need("float32", CacheLayout.HEADS, quantize)
     assert need is not None
     assert need.weights == engines.loader(directory, quantize=quantize).memory_need().weights
 
@@ -263,6 +264,6 @@ def test_a_dry_run_counts_experts(recipe: str, quantize: str | None, tmp_path: P
     else:
         directory = save(recipe, tmp_path)
     counted = LauncherCheckpoint(directory, json.loads((directory / "config.json").read_text()))
-    need = counted.need("float32", 1, quantize)
+    need = counted.need("float32", CacheLayout.HEADS, quantize)
     assert need is not None
     assert need.weights == engines.loader(directory, quantize=quantize).memory_need().weights

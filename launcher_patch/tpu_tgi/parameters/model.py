@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from text_generation_server.engine.cache_dtype import SCALE_DTYPE, CacheDtype
+from text_generation_server.engine.layout import CacheLayout
 from text_generation_server.errors import UnsupportedModelError
 from text_generation_server.model.checkpoint import raw_config
 from text_generation_server.model.memory import MemoryNeed
@@ -44,7 +45,7 @@ class Checkpoint:
     def need(
         self,
         dtype: str,
-        lanes: int,
+        layout: CacheLayout,
         quantize: str | None = None,
         cache_dtype: CacheDtype | None = None,
         *,
@@ -55,8 +56,7 @@ class Checkpoint:
         Args:
             dtype: of weights, and of the KV cache if that has no other.
             quantize, cache_dtype: as the options have it.
-            lanes: keys and values of a token take a multiple of so many numbers in each layer
-                (`text_generation_server.engine.layout`): 128 on a TPU, 1 on a CPU.
+            layout: of keys and values: LANES on a TPU, HEADS on a CPU.
             pairs: two slots share a row where they fill lanes together.
         """
         layers = self._integer("num_hidden_layers", "n_layer")
@@ -67,10 +67,8 @@ class Checkpoint:
             return None
         head_dim = self._integer("head_dim") or width // heads
         key_heads = self._integer("num_key_value_heads") or heads
-        keys = key_heads * head_dim
-        is_paired = pairs and 2 * (keys % lanes) == lanes
-        if not is_paired:
-            keys = -(-keys // lanes) * lanes
+        is_paired = pairs and layout.fills_in_pairs(key_heads, head_dim)
+        keys = key_heads * head_dim if is_paired else math.prod(layout.shape(key_heads, head_dim))
         if cache_dtype is None:
             size = keys * BYTES[dtype]
         else:

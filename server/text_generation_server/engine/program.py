@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Tensors: TypeAlias = "Mapping[str, Tensor]"
+"""By name."""
 
 Role = Literal["state", "input"]
 STATE: Role = "state"
@@ -39,5 +42,5 @@ class Program:
     """
 
     name: str
-    function: "Callable[[Mapping[str, Tensor]], dict[str, Tensor]]"
+    function: "Callable[[Tensors], dict[str, Tensor]]"
     arguments: dict[str, Spec]

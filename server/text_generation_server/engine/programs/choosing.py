@@ -1,13 +1,11 @@
 """Programs that make tokens of logits: constrain, choose, accept, rank."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from text_generation_server.engine.contract import MAX_RANKED
 from text_generation_server.engine.marks import EVERYWHERE, mark
-from text_generation_server.engine.program import INPUT, Program, Spec
+from text_generation_server.engine.program import INPUT, Program, Spec, Tensors
 from text_generation_server.engine.programs.steps import drafts_of
 from text_generation_server.engine.state import FLOAT_COLUMNS, INTEGER_COLUMNS, BatchShape
 from text_generation_server.sampling.choice import choose, choose_greedy
@@ -16,8 +14,6 @@ from text_generation_server.sampling.packing import words
 from text_generation_server.sampling.parameters import Processing, WatermarkStrength
 from text_generation_server.sampling.processing import History, ProcessingTensors, process
 from text_generation_server.sampling.ranking import rank
-
-Tensors = Mapping[str, Tensor]
 
 
 def constrain(shape: BatchShape) -> Program:

@@ -1,6 +1,5 @@
 """Programs that put a prompt into its slot: seat, extend or score, admit; and park, for a slot that is left."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from text_generation_server.engine import kernels
 from text_generation_server.engine.attention import over_pieces
 from text_generation_server.engine.buckets import PieceShape
 from text_generation_server.engine.cache import PieceAccess, kept_places, slot_cache, successors
-from text_generation_server.engine.program import INPUT, Program, Spec
+from text_generation_server.engine.program import INPUT, Program, Spec, Tensors
 from text_generation_server.engine.state import (
     FLOAT_COLUMNS,
     INTEGER_COLUMNS,
@@ -19,8 +18,6 @@ from text_generation_server.engine.state import (
     positions_dimension,
 )
 from text_generation_server.sampling.parameters import Processing
-
-Tensors = Mapping[str, Tensor]
 
 SCALAR = Spec((1,), "int32", INPUT)
 

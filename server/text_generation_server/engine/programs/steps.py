@@ -1,6 +1,5 @@
 """Programs that run the model over the last token of each slot: forward, and verify with drafts behind it."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,10 +7,8 @@ from torch import Tensor
 
 from text_generation_server.engine.cache import DecodeAccess, slot_cache, successors
 from text_generation_server.engine.experts import without_idle
-from text_generation_server.engine.program import INPUT, STATE, Program, Spec
+from text_generation_server.engine.program import INPUT, STATE, Program, Spec, Tensors
 from text_generation_server.engine.state import BatchShape
-
-Tensors = Mapping[str, Tensor]
 
 
 def forward(model: Any, shape: BatchShape, seen_length: int) -> Program:
